@@ -1,0 +1,90 @@
+"""The public operator: checks its arguments, picks a backend."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from .dense import dense_attention
+
+BACKENDS = {"dense": dense_attention}
+
+
+def relative_attention_2d(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Optional[Tensor] = None,
+    rel_w: Optional[Tensor] = None,
+    *,
+    scale: Optional[float] = None,
+    valid_size: Optional[Tensor] = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Multi-head self-attention over the pixels of a map, with relative positions.
+
+    For a query pixel ``(i, x)`` and a key pixel ``(j, y)`` of the same image and head ::
+
+        logit  = scale * (q[i, x] · k[j, y]  +  q[i, x] · rel_h[j - i]  +  q[i, x] · rel_w[y - x])
+        output = softmax over all (j, y) of logit, times v
+
+    Source: Bello et al., *Attention Augmented Convolutional Networks*, ICCV 2019, section 3.2.
+
+    Shapes: B images, h heads, maps of H × W pixels, d_k and d_v channels per head.
+
+    Args:
+        q, k: ``(B, h, H, W, d_k)``.
+        v: ``(B, h, H, W, d_v)``.
+        rel_h: ``(2 * max_h - 1, d_k)``: row ``r`` is the vertical distance ``r - (max_h - 1)``, key
+            minus query, in pixels of the map. A map with ``H > max_h`` clamps the distance to the
+            ends of the table. None: no vertical position term.
+        rel_w: ``(2 * max_w - 1, d_k)``, the same for columns.
+        scale: multiplies the whole logit, content and position; default ``d_k ** -0.5``.
+        valid_size: ``(B, 2)`` integers, the rows and columns of each image that are real, counted
+            from the top left. Keys outside get no weight and outputs outside are zero. None: all
+            pixels are real.
+        backend: "dense" materialises all logits and is the specification the others are tested
+            against. "auto" picks.
+
+    Returns:
+        ``(B, h, H, W, d_v)`` in the dtype of `v`. Logits and softmax are computed in float32 at
+        least.
+
+    Raises:
+        ValueError: shapes that do not fit together, or a backend that does not exist.
+    """
+    _check(q, k, v, rel_h, rel_w, valid_size)
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {['auto', *BACKENDS]}, got {backend!r}")
+    if scale is None:
+        scale = q.shape[-1] ** -0.5
+    name = "dense" if backend == "auto" else backend
+    return BACKENDS[name](q, k, v, rel_h, rel_w, scale, valid_size)
+
+
+def _check(q, k, v, rel_h, rel_w, valid_size) -> None:
+    if q.dim() != 5 or q.shape != k.shape:
+        raise ValueError(
+            "q and k must both have shape (B, heads, H, W, d_k), "
+            f"got {tuple(q.shape)} and {tuple(k.shape)}"
+        )
+    if v.dim() != 5 or v.shape[:4] != q.shape[:4]:
+        raise ValueError(
+            f"v must have shape (B, heads, H, W, d_v) with q's first four sizes {tuple(q.shape[:4])}, "
+            f"got {tuple(v.shape)}"
+        )
+    for name, table in (("rel_h", rel_h), ("rel_w", rel_w)):
+        if table is not None and (
+            table.dim() != 2 or table.shape[0] % 2 == 0 or table.shape[1] != q.shape[-1]
+        ):
+            raise ValueError(
+                f"{name} must have shape (2 * max_size - 1, d_k) with d_k = {q.shape[-1]}, "
+                f"got {tuple(table.shape)}"
+            )
+    if valid_size is not None:
+        if valid_size.shape != (q.shape[0], 2):
+            raise ValueError(
+                f"valid_size must have shape (B, 2) = ({q.shape[0]}, 2), got {tuple(valid_size.shape)}"
+            )
+        if valid_size.dtype not in (torch.int32, torch.int64):
+            raise ValueError(f"valid_size must hold integers, got {valid_size.dtype}")

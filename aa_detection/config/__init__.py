@@ -1,0 +1,14 @@
+"""The YAML both engines read: attention's keys, loading, and what can be said before training."""
+
+from .attention_keys import add_attention_keys, attention_spec
+from .loading import ConfigError, merge_overrides, merge_yaml
+from .training import check_training
+
+__all__ = [
+    "ConfigError",
+    "add_attention_keys",
+    "attention_spec",
+    "check_training",
+    "merge_overrides",
+    "merge_yaml",
+]

@@ -1,0 +1,142 @@
+"""YAML and command-line overrides into a config, as data and with errors of one line.
+
+fvcore's ``CfgNode`` (detectron2's is a subclass) does the merging and the type checks. Loading is
+done here because detectron2's loader evaluates Python tags by default.
+"""
+
+import difflib
+import os
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+import yaml
+from fvcore.common.config import BASE_KEY, CfgNode
+
+
+class ConfigError(ValueError):
+    """A config file, key or value that cannot be used; one line says what, where and why."""
+
+
+def merge_yaml(cfg: CfgNode, path: str) -> None:
+    """Merge a YAML file and the files its ``_BASE_`` chain names into `cfg`.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML or not a mapping, names itself as its base,
+            or holds a key `cfg` does not have or a value of another type.
+    """
+    _merge(cfg, _load(path, ()), path)
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Merge ``KEY VALUE KEY VALUE …`` from a command line into `cfg`.
+
+    Raises:
+        ConfigError: an odd number of words, a key `cfg` does not have, a value of another type.
+    """
+    if len(overrides) % 2:
+        raise ConfigError(
+            f"the command line must end in KEY VALUE pairs, got {len(overrides)} words: "
+            f"{' '.join(overrides)}"
+        )
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        tree: Any = value
+        for part in reversed(key.split(".")):
+            tree = {part: tree}
+        _merge(cfg, tree, "the command line")
+
+
+def _load(path: str, above: Tuple[str, ...]) -> Dict[str, Any]:
+    """The file's mapping merged over its base's."""
+    real = os.path.realpath(path)
+    if real in above:
+        raise ConfigError(f"{path}: its {BASE_KEY} chain leads back to itself")
+    try:
+        with open(path, encoding="utf-8") as file:
+            tree = yaml.safe_load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the config file: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a YAML file: it is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{path}:{where} not a YAML file: {' '.join(problem.split())}") from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{path}: expected config keys and values, got {type(tree).__name__}")
+
+    bases = tree.pop(BASE_KEY, [])
+    merged: Dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        _overlay(merged, _load(base, (*above, real)))
+    _overlay(merged, tree)
+    return merged
+
+
+def _overlay(below: Dict[str, Any], above: Dict[str, Any]) -> None:
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            _overlay(below[key], value)
+        else:
+            below[key] = value
+
+
+def _merge(cfg: CfgNode, tree: Dict[str, Any], source: str) -> None:
+    _check_keys(cfg, tree, "", list(leaf_keys(cfg)), source)
+    _whole_numbers_to_floats(cfg, tree)
+    try:
+        cfg.merge_from_other_cfg(CfgNode(tree))
+    except (ValueError, KeyError, AssertionError, SyntaxError) as error:
+        raise ConfigError(f"{source}: {' '.join(str(error).split())}") from None
+
+
+def leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
+    """The full dotted names of all values in `cfg`."""
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            yield from leaf_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _check_keys(
+    cfg: CfgNode, tree: Dict[str, Any], prefix: str, known: List[str], source: str
+) -> None:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if key not in cfg:
+            if cfg.is_new_allowed():
+                continue
+            name = _first_leaf(name, value)
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
+            raise ConfigError(f"{source}: unknown config key {name}{hint}")
+        if isinstance(cfg[key], CfgNode):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {name} must hold keys of its own, got {value!r}")
+            _check_keys(cfg[key], value, f"{name}.", known, source)
+        elif isinstance(value, dict) and cfg[key] is not None:
+            raise ConfigError(f"{source}: {name} must be a value, got keys {', '.join(value)}")
+
+
+def _first_leaf(name: str, value: Any) -> str:
+    while isinstance(value, dict) and value:
+        key, value = next(iter(value.items()))
+        name = f"{name}.{key}"
+    return name
+
+
+def _whole_numbers_to_floats(cfg: CfgNode, tree: Dict[str, Any]) -> None:
+    """``VALUE_RATIO: 1`` means 1.0; fvcore would refuse it as another type."""
+    for key, value in tree.items():
+        default = cfg.get(key)
+        if isinstance(default, CfgNode):
+            _whole_numbers_to_floats(default, value)
+        elif isinstance(default, float):
+            decoded = CfgNode._decode_cfg_value(value)
+            if isinstance(decoded, int) and not isinstance(decoded, bool):
+                tree[key] = float(decoded)

@@ -1,0 +1,5 @@
+"""Convolutions with attention, drop-in for ``torch.nn.Conv2d``. Torch only."""
+
+from .aa_conv import AAConv2d
+
+__all__ = ["AAConv2d"]

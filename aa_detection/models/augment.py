@@ -1,0 +1,171 @@
+"""Attention into the blocks of an existing ResNet."""
+
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from ..layers.aa_conv import AAConv2d, attention_depths
+from .padding import mask_padding
+from .resnet import (
+    STAGE_NAMES,
+    blocks_with_stride,
+    convs_with_stride,
+    norm_beside,
+    spatial_conv_name,
+    stages,
+)
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """What attention to put where. The defaults are the paper's detection networks.
+
+    Args:
+        conv: what replaces the 3×3 convolution of a bottleneck and the first 3×3 convolution of a
+            basic block: "" nothing, "aa" an :class:`aa_detection.AAConv2d`.
+        stages: stages whose blocks are changed, of res2, res3, res4, res5.
+        num_heads, key_ratio, value_ratio, min_key_depth_per_head, relative, backend: of
+            :class:`aa_detection.AAConv2d`.
+        pool_stages: stages whose attention runs at half the resolution.
+        max_image_size: longest side, in pixels, of the images distances are to be told on; an
+            attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.
+        mask_padding: keep zero padding out of every image's features, see
+            :func:`aa_detection.models.mask_padding`.
+
+    Raises:
+        ValueError: a value out of range; the message begins with the field's name.
+    """
+
+    conv: str = "aa"
+    stages: Sequence[str] = ("res3", "res4", "res5")
+    num_heads: int = 8
+    key_ratio: float = 0.2
+    value_ratio: float = 0.1
+    min_key_depth_per_head: int = 0
+    pool_stages: Sequence[str] = ("res3",)
+    relative: bool = True
+    max_image_size: int = 1344
+    mask_padding: bool = True
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.conv not in ("", "aa"):
+            raise ValueError(f"conv must be '' or 'aa', got {self.conv!r}")
+        for field in ("stages", "pool_stages"):
+            value = getattr(self, field)
+            if isinstance(value, str):
+                raise ValueError(f"{field} must be a list of stages, got the text {value!r}")
+            for stage in value:
+                if stage not in STAGE_NAMES:
+                    raise ValueError(f"{field} must be among {', '.join(STAGE_NAMES)}, got {stage!r}")
+        if self.max_image_size < 1:
+            raise ValueError(f"max_image_size must be at least 1, got {self.max_image_size}")
+        # a width every head divides: only what is wrong at any width is found here
+        attention_depths(
+            4096 * max(1, self.num_heads),
+            self.num_heads,
+            self.key_ratio,
+            self.value_ratio,
+            self.min_key_depth_per_head,
+        )
+
+
+def augment(resnet: nn.Module, spec: AttentionSpec) -> nn.Module:
+    """Put attention into a ResNet of detectron2's or torchvision's, in place.
+
+    Each replaced convolution hands its first filters on to its successor, the norm that follows it
+    stays (a frozen one becomes a trainable batch norm that starts from the frozen statistics: it
+    would normalise the new maps with those of the filters they replaced). Everything else, names of
+    parameters included, stays as it is.
+
+    Args:
+        resnet: ``detectron2.modeling.ResNet`` or ``torchvision.models.ResNet`` (18 … 152).
+        spec: what to put where.
+
+    Returns:
+        `resnet`.
+
+    Raises:
+        ValueError: a stage the network does not have, a grouped or frozen convolution, or one too
+            narrow for the heads. The network is unchanged then.
+        TypeError: `resnet` is no ResNet, or its convolutions were replaced already.
+    """
+    if not spec.conv:
+        return resnet
+    missing = [name for name in spec.stages if name not in stages(resnet)]
+    if missing:
+        raise ValueError(
+            f"stages: this ResNet has no {', '.join(missing)}, only {', '.join(stages(resnet))}"
+        )
+    swaps: List[Tuple[nn.Module, str, AAConv2d]] = []
+    for stage, block, block_stride in blocks_with_stride(resnet):
+        if stage in spec.stages:
+            name = spatial_conv_name(block)
+            conv, stride = next(
+                (conv, s) for n, conv, s in convs_with_stride(block, block_stride) if n == name
+            )
+            swaps.append((block, name, _augmented(conv, f"{stage}.{name}", stride, stage, spec)))
+    for block, name, conv in swaps:
+        setattr(block, name, conv)
+        beside = getattr(block, norm_beside(name), None)
+        if beside is not None:
+            setattr(block, norm_beside(name), _trainable(beside))
+    if spec.mask_padding:
+        mask_padding(resnet)
+    return resnet
+
+
+def _augmented(
+    conv: nn.Module, where: str, stride: int, stage: str, spec: AttentionSpec
+) -> AAConv2d:
+    """The successor of `conv`, whose input has the given stride relative to the image."""
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"{where} must be a Conv2d, got {type(conv).__name__}")
+    if conv.groups != 1:
+        raise ValueError(f"{where} has {conv.groups} groups; attention replaces maps of all groups")
+    if not conv.weight.requires_grad:
+        raise ValueError(
+            f"stages: {stage} is frozen, and attention there would keep its random weights; "
+            "freeze fewer stages or augment later ones"
+        )
+    pool = stage in spec.pool_stages
+    map_stride = stride * conv.stride[0] * (2 if pool else 1)
+    try:
+        successor = AAConv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.bias is not None,
+            num_heads=spec.num_heads,
+            key_ratio=spec.key_ratio,
+            value_ratio=spec.value_ratio,
+            min_key_depth_per_head=spec.min_key_depth_per_head,
+            relative=spec.relative,
+            max_size=-(-spec.max_image_size // map_stride),
+            pool=pool,
+            backend=spec.backend,
+            norm=_trainable(getattr(conv, "norm", None)),
+            activation=getattr(conv, "activation", None),
+        )
+    except ValueError as error:
+        raise ValueError(f"{error} ({where})") from None
+    with torch.no_grad():
+        for kept, source in ((successor.weight, conv.weight), (successor.bias, conv.bias)):
+            if kept is not None:
+                kept.copy_(source[: len(kept)])
+    return successor.to(conv.weight)
+
+
+def _trainable(norm: Optional[nn.Module]) -> Optional[nn.Module]:
+    """`norm`, or the batch norm that starts where a frozen one stands."""
+    # both frameworks name theirs so, and neither is imported here
+    if type(norm).__name__ != "FrozenBatchNorm2d":
+        return norm
+    successor = nn.BatchNorm2d(norm.weight.numel(), eps=norm.eps)
+    successor.load_state_dict(norm.state_dict(), strict=False)
+    return successor.to(norm.weight)

@@ -1,0 +1,99 @@
+"""Padding made invisible: an image's features must not depend on its neighbours in the batch.
+
+Detectors pad the images of a batch with zeros to a common size and hand the backbone the padded
+tensor alone. Plain convolutions see the padding at the border only; global attention would see all
+of it, and would carry what happens at the border everywhere. So the backbone finds each image's
+real size in the tensor, attention leaves the rest out, and every 3×3 convolution reads zeros there,
+as it does beyond the border of an image that was not padded.
+"""
+
+from typing import Dict, Optional
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.aa_conv import AAConv2d
+from .resnet import blocks_with_stride, convs_with_stride, stem
+
+
+def real_size(images: Tensor) -> Tensor:
+    """Rows and columns of each image before it was padded with zeros at the bottom and right.
+
+    A pixel counts as padding when all its channels are exactly zero, so the normalisation must not
+    make a real pixel zero: a mean that is no whole number in some channel ensures that for 8-bit
+    images.
+
+    Args:
+        images: ``(B, C, H, W)``, normalised and padded.
+
+    Returns:
+        ``(B, 2)`` integers on the device of `images`, without a synchronisation.
+    """
+    real = (images != 0).any(dim=1)  # (B, H, W)
+    lengths = []
+    for other in (2, 1):
+        line = real.any(dim=other)  # (B, H), then (B, W)
+        count = torch.arange(1, line.shape[1] + 1, device=line.device)
+        lengths.append((line * count).amax(dim=1))
+    return torch.stack(lengths, dim=1)
+
+
+class PaddingMask:
+    """The real sizes of the batch that is on its way through one ResNet, at every stride."""
+
+    def __init__(self) -> None:
+        self.image_size: Optional[Tensor] = None
+        self.masks: Dict[int, Tensor] = {}
+
+    def begin(self, images: Tensor) -> None:
+        """Find the sizes. A batch without padding needs no mask and pays for none."""
+        self.masks = {}
+        self.image_size = real_size(images) if images.numel() else None
+        if self.image_size is not None and not torch.compiler.is_compiling():
+            full = self.image_size.new_tensor(images.shape[-2:])
+            if bool((self.image_size == full).all()):
+                self.image_size = None
+
+    def size_at(self, stride: int) -> Optional[Tensor]:
+        """``(B, 2)``: every stride-2 layer of a ResNet makes ``ceil(n / 2)`` of n pixels."""
+        if self.image_size is None:
+            return None
+        return (self.image_size + stride - 1) // stride
+
+    def apply(self, x: Tensor, stride: int) -> Tensor:
+        """`x` of shape ``(B, C, H, W)``, zero outside the images."""
+        if self.image_size is None:
+            return x
+        if stride not in self.masks:
+            size = self.size_at(stride)
+            rows = torch.arange(x.shape[2], device=x.device) < size[:, :1]
+            columns = torch.arange(x.shape[3], device=x.device) < size[:, 1:]
+            self.masks[stride] = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.dtype)
+        return x * self.masks[stride]
+
+
+def mask_padding(resnet: nn.Module) -> None:
+    """Make a ResNet of detectron2's or torchvision's blind to zero padding, by hooks.
+
+    Parameters and buffers keep their names. With norms that do not mix pixels (batch norm in
+    evaluation, frozen batch norm) an image's features are then the same, up to rounding, alone and
+    in any batch; norms that take statistics over the map still count the padded pixels.
+    """
+    mask = PaddingMask()
+    image_conv, stem_end = stem(resnet)
+    image_conv.register_forward_pre_hook(lambda module, args: mask.begin(args[0]))
+    # zero before the ReLU and the max pooling is what pooling makes of the border of a map
+    stem_end.register_forward_hook(lambda module, args, out: mask.apply(out, 2))
+    for _, block, block_stride in blocks_with_stride(resnet):
+        for _, conv, stride in convs_with_stride(block, block_stride):
+            if conv.kernel_size != (1, 1):
+                conv.register_forward_pre_hook(_input_mask(mask, stride))
+
+
+def _input_mask(mask: PaddingMask, stride: int):
+    def hook(module: nn.Module, args):
+        if isinstance(module, AAConv2d):
+            module.valid_size = mask.size_at(stride)
+        return (mask.apply(args[0], stride), *args[1:])
+
+    return hook

@@ -1,0 +1,74 @@
+"""What detectron2's and torchvision's ResNets have in common, and where they differ.
+
+detectron2: ``stem.conv1`` (its norm inside), stages ``res2`` … ``res5``, norms inside the
+convolutions. torchvision: ``conv1``, ``bn1``, stages ``layer1`` … ``layer4``, norms beside the
+convolutions as ``bn1``, ``bn2``, ``bn3``. Blocks of both hold ``conv1``, ``conv2``, in a bottleneck
+``conv3``, and know their ``stride``.
+"""
+
+from typing import Dict, Iterator, Tuple
+
+from torch import nn
+
+STAGE_NAMES = ("res2", "res3", "res4", "res5")
+
+
+def stages(resnet: nn.Module) -> Dict[str, nn.Module]:
+    """The stages the network has, by detectron2's names, in order.
+
+    Raises:
+        TypeError: this is no ResNet of detectron2's or torchvision's make.
+    """
+    found = {}
+    for number, name in enumerate(STAGE_NAMES, 1):
+        stage = getattr(resnet, name, None) or getattr(resnet, f"layer{number}", None)
+        if stage is not None:
+            found[name] = stage
+    if not found:
+        raise TypeError(
+            "expected a ResNet with stages res2 … res5 (detectron2) or layer1 … layer4 "
+            f"(torchvision), got {type(resnet).__name__}"
+        )
+    return found
+
+
+def stem(resnet: nn.Module) -> Tuple[nn.Module, nn.Module]:
+    """The module that receives the image, and the one whose output the stem's ReLU receives."""
+    if hasattr(resnet, "stem"):
+        return resnet.stem.conv1, resnet.stem.conv1
+    return resnet.conv1, resnet.bn1
+
+
+def blocks_with_stride(resnet: nn.Module) -> Iterator[Tuple[str, nn.Module, int]]:
+    """``(stage name, block, stride of the block's input relative to the image)``, in order."""
+    stride = 4  # 7×7 convolution and max pooling
+    for name, stage in stages(resnet).items():
+        for block in stage:
+            yield name, block, stride
+            stride *= _step(block)
+
+
+def convs_with_stride(block: nn.Module, stride: int) -> Iterator[Tuple[str, nn.Module, int]]:
+    """``(name, convolution, stride of its input)`` along the block's main path."""
+    for name in ("conv1", "conv2", "conv3"):
+        conv = getattr(block, name, None)
+        if conv is not None:
+            yield name, conv, stride
+            stride *= conv.stride[0]
+
+
+def spatial_conv_name(block: nn.Module) -> str:
+    """The convolution the papers replace: a bottleneck's 3×3, a basic block's first 3×3."""
+    return "conv2" if hasattr(block, "conv3") else "conv1"
+
+
+def norm_beside(conv_name: str) -> str:
+    """torchvision's name of the norm that follows a convolution of a block."""
+    return conv_name.replace("conv", "bn")
+
+
+def _step(block: nn.Module) -> int:
+    step = 1
+    for _, conv, _ in convs_with_stride(block, 1):
+        step *= conv.stride[0]
+    return step

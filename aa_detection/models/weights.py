@@ -1,0 +1,99 @@
+"""Checkpoints of a plain network into its attention-augmented twin."""
+
+from dataclasses import dataclass, field
+from typing import Dict, Iterator, List, Optional
+
+from torch import Tensor, nn
+
+from ..layers.aa_conv import AAConv2d
+from .resnet import norm_beside
+
+_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+@dataclass
+class LoadReport:
+    """Where the tensors of a model came from; names are the model's."""
+
+    loaded: List[str] = field(default_factory=list)
+    sliced: List[str] = field(default_factory=list)
+    fresh: List[str] = field(default_factory=list)
+    unused: List[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """One line a group, for a log."""
+        total = len(self.loaded) + len(self.sliced) + len(self.fresh)
+        yield (
+            f"weights: {len(self.loaded)} of {total} tensors loaded, {len(self.sliced)} loaded in "
+            f"part, {len(self.fresh)} fresh; {len(self.unused)} of the checkpoint unused"
+        )
+        for group in ("sliced", "fresh", "unused"):
+            names = getattr(self, group)
+            if names:
+                yield f"weights {group}: {', '.join(names)}"
+
+
+def slice_plain_convs(model: nn.Module, weights: Dict[str, Tensor]) -> List[str]:
+    """Cut plain convolutions in `weights`, in place, to what the model's AAConv2d keep of them.
+
+    Of a plain convolution an :class:`AAConv2d` keeps the first ``out_channels - value_depth``
+    filters, and the norm that follows it keeps their statistics; the rest of the norm is the
+    model's own. Names are the model's, or end a model's name (``res3.0.conv2.weight`` for
+    ``backbone.bottom_up.res3.0.conv2.weight``).
+
+    Returns:
+        Names in `weights` that were cut.
+    """
+    own = model.state_dict()
+    cut: List[str] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, AAConv2d) or module.weight is None:
+            continue
+        kept = len(module.weight)
+        key = _find(weights, f"{name}.weight")
+        if key is None or len(weights[key]) != module.out_channels or kept == module.out_channels:
+            continue
+        cut.append(key)
+        weights[key] = weights[key][:kept]
+        bias = _find(weights, f"{name}.bias")
+        if bias is not None:
+            weights[bias] = weights[bias][:kept]
+            cut.append(bias)
+        parent, _, conv_name = name.rpartition(".")
+        for norm in (f"{name}.norm", f"{parent}.{norm_beside(conv_name)}"):
+            for tensor in _NORM_TENSORS:
+                key = _find(weights, f"{norm}.{tensor}")
+                if key is not None and f"{norm}.{tensor}" in own:
+                    filled = own[f"{norm}.{tensor}"].clone()
+                    filled[:kept] = weights[key][:kept]
+                    weights[key] = filled
+                    cut.append(key)
+    return cut
+
+
+def load_weights(model: nn.Module, weights: Dict[str, Tensor]) -> LoadReport:
+    """Load what fits into `model`, plain convolutions into augmented ones included.
+
+    Tensors of another shape than the model's are left out: the model's own stays fresh and the
+    checkpoint's is listed unused.
+
+    Args:
+        weights: by the model's names; changed in place.
+    """
+    report = LoadReport(sliced=slice_plain_convs(model, weights))
+    own = model.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    model.load_state_dict(fitting, strict=False)
+    report.loaded = [k for k in fitting if k not in report.sliced]
+    report.fresh = [k for k in own if k not in fitting]
+    report.unused = [k for k in weights if k not in fitting]
+    return report
+
+
+def _find(weights: Dict[str, Tensor], name: str) -> Optional[str]:
+    """The longest ending of `name`, cut at dots, that `weights` has."""
+    while name not in weights:
+        _, dot, name = name.partition(".")
+        if not dot:
+            return None
+    return name

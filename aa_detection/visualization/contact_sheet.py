@@ -1,0 +1,230 @@
+"""Ground truth beside predictions for a handful of images, in one picture."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..data import DatasetError
+
+_CELL = 300  # pixels a side, for one image with its boxes
+_GAP = 8
+_BAR = 28  # height of the title above a pair
+_PAIR = (2 * _CELL + _GAP // 2, _BAR + _CELL)  # width, height
+_PAPER, _MAT, _BAR_COLOUR = (255, 255, 255), (238, 240, 243), (32, 36, 42)
+_TITLE_SIZE, _LABEL_SIZE = 16, 15
+_LINE = 3
+# Apart from each other and from most backgrounds; white text can be read on each.
+_COLOURS = (
+    (214, 39, 40), (31, 119, 180), (35, 139, 60), (148, 70, 189), (204, 85, 0),
+    (0, 128, 138), (190, 30, 120), (120, 94, 40), (60, 70, 200), (90, 100, 110),
+)  # fmt: skip
+
+
+def write_contact_sheet(
+    path: str | os.PathLike,
+    annotation_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    detections: Sequence[Mapping] | str | os.PathLike,
+    *,
+    class_names: Mapping[int, str] | None = None,
+    score_threshold: float = 0.5,
+    max_images: int = 12,
+    columns: int = 3,
+) -> Path:
+    """Draws pairs of an image with its ground truth (left) and with its detections (right), as PNG.
+
+    Which images are shown depends on the annotations alone, never on the detections: every class in
+    turn, spread over the dataset, and one image without objects where there is one.
+
+    Args:
+        path: the PNG file; its folder is made if need be.
+        annotation_file, image_root: a dataset in COCO's format.
+        detections: COCO's list of results, with `image_id`, `category_id`, `bbox` (x, y, width,
+            height in pixels) and `score`, or the JSON file that holds it.
+        class_names: category id to name; default: the names in the annotation file.
+        score_threshold: detections of a lower score are not drawn.
+        max_images: pairs at most.
+        columns: pairs side by side.
+
+    Returns:
+        `path`.
+
+    Raises:
+        DatasetError: a file cannot be read, or the detections are not on this dataset.
+        ValueError: `max_images` or `columns` below 1.
+    """
+    if min(max_images, columns) < 1:
+        raise ValueError(
+            f"max_images and columns must be at least 1, got {max_images} and {columns}"
+        )
+    dataset = _read_json(annotation_file)
+    if not dataset["images"]:
+        raise DatasetError(f"{annotation_file} has no images to show")
+    images = {image["id"]: image for image in dataset["images"]}
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    names.update(class_names or {})
+    truths = defaultdict(list)
+    for annotation in dataset["annotations"]:
+        truths[annotation["image_id"]].append(annotation)
+    found = defaultdict(list)
+    for detection in _read_detections(detections):
+        for key, known in (("image_id", images), ("category_id", names)):
+            if detection[key] not in known:
+                raise DatasetError(
+                    f"a detection has {key} {detection[key]}, which {annotation_file} has not: "
+                    "expected detections on this dataset"
+                )
+        if detection["score"] >= score_threshold:
+            found[detection["image_id"]].append(detection)
+
+    ids = _choose_images(sorted(images), truths, max_images)
+    columns = min(columns, len(ids))
+    rows = -(-len(ids) // columns)
+    palette = {key: _COLOURS[i % len(_COLOURS)] for i, key in enumerate(sorted(names))}
+    step_x, step_y = _PAIR[0] + 2 * _GAP, _PAIR[1] + 2 * _GAP
+    sheet = Image.new("RGB", (columns * step_x, rows * step_y), _PAPER)
+    for place, image_id in enumerate(ids):
+        picture = _open_image(Path(image_root) / images[image_id]["file_name"])
+        truth, predicted = truths[image_id], found[image_id]
+        pair = _draw_pair(
+            _draw_boxes(picture, truth, names, palette),
+            f"image {image_id} · ground truth: {len(truth)}",
+            _draw_boxes(picture, predicted, names, palette),
+            f"predictions: {len(predicted)} (score at least {score_threshold:g})",
+        )
+        row, column = divmod(place, columns)
+        sheet.paste(pair, (column * step_x + _GAP, row * step_y + _GAP))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, format="PNG", optimize=True)
+    return path
+
+
+def _choose_images(ids: list[int], truths: Mapping[int, list], count: int) -> list[int]:
+    """At most `count` of the ids: see :func:`write_contact_sheet`."""
+    count = min(count, len(ids))
+    places_of = defaultdict(set)  # category id: places in `ids`
+    empty = []
+    for place, image_id in enumerate(ids):
+        for truth in truths.get(image_id, ()):
+            places_of[truth["category_id"]].add(place)
+        if not truths.get(image_id):
+            empty.append(place)
+    chosen = {empty[len(empty) // 2]} if empty and count > 1 else set()
+    classes = [places for _, places in sorted(places_of.items())]
+    wanted = count - len(chosen)
+    for turn in range(wanted):
+        free = set(range(len(ids))) - chosen
+        middle = (turn + 0.5) * len(ids) / wanted
+        candidates = classes[turn % len(classes)] & free if classes else free
+        chosen.add(min(candidates or free, key=lambda place: (abs(place - middle), place)))
+    return [ids[place] for place in sorted(chosen)]
+
+
+def _draw_pair(
+    left: Image.Image, left_title: str, right: Image.Image, right_title: str
+) -> Image.Image:
+    """Two cells side by side under one bar with their titles."""
+    pair = Image.new("RGB", _PAIR, _PAPER)
+    draw = ImageDraw.Draw(pair)
+    draw.rectangle((0, 0, _PAIR[0], _BAR - 1), fill=_BAR_COLOUR)
+    for cell, title, x in ((left, left_title, 0), (right, right_title, _PAIR[0] - _CELL)):
+        draw.text((x + 8, _BAR / 2), title, (255, 255, 255), _font(_TITLE_SIZE), anchor="lm")
+        pair.paste(cell, (x, _BAR))
+    return pair
+
+
+def _draw_boxes(
+    picture: Image.Image, records: list, names: Mapping[int, str], palette: Mapping[int, tuple]
+) -> Image.Image:
+    """A square cell: the picture as large as fits, its boxes, and a label on each."""
+    scale = _CELL / max(picture.size)
+    size = [max(1, round(side * scale)) for side in picture.size]
+    x0, y0 = (_CELL - size[0]) // 2, (_CELL - size[1]) // 2
+    cell = Image.new("RGB", (_CELL, _CELL), _MAT)
+    cell.paste(picture.resize(size, Image.Resampling.BICUBIC), (x0, y0))
+    draw = ImageDraw.Draw(cell)
+    # the large ones first, so that no box hides inside another's outline
+    records = sorted(records, key=lambda record: -record["bbox"][2] * record["bbox"][3])
+    boxes = []
+    for record in records:
+        x, y, width, height = (scale * number for number in record["bbox"])
+        box = [x0 + x, y0 + y, x0 + x + width, y0 + y + height]
+        boxes.append([min(max(0, round(edge)), _CELL - 1) for edge in box])
+        draw.rectangle(boxes[-1], outline=palette[record["category_id"]], width=_LINE)
+    # Labels keep off each other, and off objects that they would hide.
+    taken = [box for box in boxes if box[3] - box[1] < 3 * _LABEL_SIZE]
+    for record, box in zip(records, boxes):
+        text = names[record["category_id"]]
+        if "score" in record:
+            text += f" {record['score']:.2f}"
+        _draw_label(draw, text, box, palette[record["category_id"]], taken)
+    return cell
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    box: Sequence[float],
+    colour: tuple[int, int, int],
+    taken: list[Sequence[float]],
+) -> None:
+    """Writes `text` at a corner of `box`, the one that covers least of what is `taken`."""
+    font = _font(_LABEL_SIZE)
+    width, height = draw.textlength(text, font) + 6, _LABEL_SIZE + 4
+    left, top, right, bottom = box
+    places = []
+    for x in (left, right - width + 1):
+        for y in (top - height, bottom, top, bottom - height):
+            x_inside = min(max(x, 0), _CELL - width)
+            y_inside = min(max(y, 0), _CELL - height)
+            places.append((x_inside, y_inside, x_inside + width, y_inside + height))
+    place = min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+    taken.append(place)
+    draw.rectangle(place, fill=colour)
+    draw.text((place[0] + 3, (place[1] + place[3]) / 2), text, (255, 255, 255), font, anchor="lm")
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)  # Pillow's own, so that the picture needs no system fonts
+
+
+def _open_image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise DatasetError(f"image {path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_detections(detections: Sequence[Mapping] | str | os.PathLike) -> Sequence[Mapping]:
+    where = "the detections"
+    if isinstance(detections, (str, os.PathLike)):
+        where, detections = detections, _read_json(detections)
+    keys = {"image_id", "category_id", "bbox", "score"}
+    if not isinstance(detections, Sequence) or not all(
+        isinstance(detection, Mapping) and keys <= detection.keys() for detection in detections
+    ):
+        raise DatasetError(
+            f"{where}: expected COCO's list of results, each with {', '.join(sorted(keys))}"
+        )
+    return detections
+
+
+def _read_json(path: str | os.PathLike):
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path} is not JSON: {error}") from error

@@ -5,9 +5,10 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from .blocked import blocked_attention
 from .dense import dense_attention
 
-BACKENDS = {"dense": dense_attention}
+BACKENDS = {"dense": dense_attention, "blocked": blocked_attention}
 
 
 def relative_attention_2d(

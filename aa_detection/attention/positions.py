@@ -1,0 +1,23 @@
+"""Which distance vector belongs to a pair of pixels, and which pixels are real."""
+
+import torch
+from torch import Tensor
+
+
+def distance_vectors(table: Tensor, size: int) -> Tensor:
+    """``(size, size, d_k)``: the row of `table` for every (query, key) pair along one axis.
+
+    `table` is ``(2 * max_size - 1, d_k)``, its row ``r`` for the distance ``r - (max_size - 1)``,
+    key minus query. Distances beyond the table take its end rows.
+    """
+    max_size = (len(table) + 1) // 2
+    position = torch.arange(size, device=table.device)
+    distance = position[None, :] - position[:, None]
+    return table[distance.clamp(1 - max_size, max_size - 1) + max_size - 1]
+
+
+def real_pixels(valid_size: Tensor, height: int, width: int) -> Tensor:
+    """``(B, H, W)`` booleans: whether a pixel is inside its image. `valid_size` is ``(B, 2)``."""
+    rows = torch.arange(height, device=valid_size.device) < valid_size[:, :1]
+    columns = torch.arange(width, device=valid_size.device) < valid_size[:, 1:]
+    return rows[:, :, None] & columns[:, None, :]

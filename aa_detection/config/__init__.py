@@ -1,11 +1,12 @@
 """The YAML both engines read: attention's keys, loading, and what can be said before training."""
 
 from .attention_keys import add_attention_keys, attention_spec
-from .loading import ConfigError, merge_overrides, merge_yaml
+from .loading import ConfigError, UnknownKeyError, merge_overrides, merge_yaml
 from .training import check_training
 
 __all__ = [
     "ConfigError",
+    "UnknownKeyError",
     "add_attention_keys",
     "attention_spec",
     "check_training",

@@ -29,13 +29,14 @@ def add_attention_keys(cfg: CfgNode) -> None:
         return
     frozen = cfg.is_frozen()
     cfg.defrost()
-    attention = CfgNode()
+    node = type(cfg)  # detectron2 has a type of its own
+    attention = node()
     # What replaces the 3x3 convolution of a block: "" nothing, "aa" AAConv2d
     attention.CONV = ""
     # Stages whose blocks are changed
     attention.STAGES = ["res3", "res4", "res5"]
 
-    attention.AA = CfgNode()
+    attention.AA = node()
     attention.AA.NUM_HEADS = 8
     # Depth of the keys, and number of attention maps, over the output channels of the convolution
     attention.AA.KEY_RATIO = 0.2

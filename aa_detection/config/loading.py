@@ -16,6 +16,17 @@ class ConfigError(ValueError):
     """A config file, key or value that cannot be used; one line says what, where and why."""
 
 
+class UnknownKeyError(ConfigError):
+    """A key the config does not have."""
+
+    def __init__(self, source: str, key: str, known: Sequence[str]) -> None:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
+        super().__init__(f"{source}: unknown config key {key}{hint}")
+        self.source = source
+        self.key = key
+
+
 def merge_yaml(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file and the files its ``_BASE_`` chain names into `cfg`.
 
@@ -89,7 +100,7 @@ def _merge(cfg: CfgNode, tree: Dict[str, Any], source: str) -> None:
     _check_keys(cfg, tree, "", list(leaf_keys(cfg)), source)
     _whole_numbers_to_floats(cfg, tree)
     try:
-        cfg.merge_from_other_cfg(CfgNode(tree))
+        cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has a type of its own
     except (ValueError, KeyError, AssertionError, SyntaxError) as error:
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from None
 
@@ -111,10 +122,7 @@ def _check_keys(
         if key not in cfg:
             if cfg.is_new_allowed():
                 continue
-            name = _first_leaf(name, value)
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
-            raise ConfigError(f"{source}: unknown config key {name}{hint}")
+            raise UnknownKeyError(source, _first_leaf(name, value), known)
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):
                 raise ConfigError(f"{source}: {name} must hold keys of its own, got {value!r}")

@@ -1,0 +1,21 @@
+"""The home engine: detectron2's trainer and evaluators around attention-augmented backbones."""
+
+from .backbone import (
+    build_aa_resnet_backbone,
+    build_aa_resnet_fpn_backbone,
+    build_retinanet_aa_resnet_fpn_backbone,
+)
+from .checkpoint import AACheckpointer
+from .config import add_aa_config, load_config
+from .train import AATrainer, run
+
+__all__ = [
+    "AACheckpointer",
+    "AATrainer",
+    "add_aa_config",
+    "build_aa_resnet_backbone",
+    "build_aa_resnet_fpn_backbone",
+    "build_retinanet_aa_resnet_fpn_backbone",
+    "load_config",
+    "run",
+]

@@ -1,0 +1,56 @@
+"""The registry entries: detectron2's own ResNets, then attention put into them."""
+
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone import build_resnet_backbone
+from detectron2.modeling.backbone.fpn import (
+    build_resnet_fpn_backbone,
+    build_retinanet_resnet_fpn_backbone,
+)
+from torch import nn
+
+from ...config import attention_spec
+from ...config.attention_keys import name_key
+from ...models import augment
+
+
+@BACKBONE_REGISTRY.register()
+def build_aa_resnet_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """``build_resnet_backbone`` with the attention of ``MODEL.ATTENTION``.
+
+    Raises:
+        ConfigError: a value of ``MODEL.ATTENTION`` that cannot be built; names the key.
+    """
+    return _augmented(build_resnet_backbone(cfg, input_shape), cfg)
+
+
+@BACKBONE_REGISTRY.register()
+def build_aa_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """``build_resnet_fpn_backbone`` (two-stage detectors) with attention in its ResNet.
+
+    Raises:
+        ConfigError: as :func:`build_aa_resnet_backbone`.
+    """
+    backbone = build_resnet_fpn_backbone(cfg, input_shape)
+    _augmented(backbone.bottom_up, cfg)
+    return backbone
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_aa_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+    """``build_retinanet_resnet_fpn_backbone`` with attention in its ResNet.
+
+    Raises:
+        ConfigError: as :func:`build_aa_resnet_backbone`.
+    """
+    backbone = build_retinanet_resnet_fpn_backbone(cfg, input_shape)
+    _augmented(backbone.bottom_up, cfg)
+    return backbone
+
+
+def _augmented(resnet: nn.Module, cfg) -> nn.Module:
+    spec = attention_spec(cfg)
+    try:
+        return augment(resnet, spec)
+    except ValueError as error:
+        raise name_key(error) from None

@@ -1,0 +1,128 @@
+"""Training and COCO evaluation on detectron2's own trainer."""
+
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import detectron2
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import DefaultTrainer, default_setup, launch
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ...config import ConfigError, check_training
+from ...data import CocoDataset, check_coco_dataset, get_coco_dataset
+from .checkpoint import AACheckpointer
+
+
+class AATrainer(DefaultTrainer):
+    """``DefaultTrainer`` with COCO evaluation and :class:`AACheckpointer`."""
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:
+            folder = os.path.join(folder, dataset_name)
+        return COCOEvaluator(dataset_name, output_dir=folder)
+
+    def build_hooks(self):
+        # the hooks hold on to the checkpointer, so it is exchanged before they are built
+        self.checkpointer = AACheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, **self.checkpointer.checkpointables
+        )
+        return super().build_hooks()
+
+
+def run(
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    eval_only: bool = False,
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+) -> Dict[str, Any]:
+    """Train and evaluate, or evaluate only.
+
+    Args:
+        resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
+        eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
+        num_gpus, num_machines, machine_rank, dist_url: of :func:`detectron2.engine.launch`.
+
+    Returns:
+        Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name; empty
+        where the work was done in processes of its own.
+
+    Raises:
+        ConfigError, DatasetError: before anything is written.
+    """
+    if eval_only:
+        final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+        if not cfg.MODEL.WEIGHTS and not resume:
+            cfg.MODEL.WEIGHTS = final
+            if not os.path.isfile(final):
+                raise ConfigError(
+                    f"--eval-only: name the checkpoint with MODEL.WEIGHTS; there is no {final}"
+                )
+    else:
+        check_training(cfg)
+    datasets = _check_datasets(cfg, () if eval_only else cfg.DATASETS.TRAIN)
+    cfg.freeze()
+    args = (cfg, datasets, resume, eval_only)
+    if num_gpus * num_machines <= 1:
+        return _worker(*args)
+    launch(
+        _worker,
+        num_gpus,
+        num_machines=num_machines,
+        machine_rank=machine_rank,
+        dist_url=dist_url,
+        args=args,
+    )
+    return {}
+
+
+def _check_datasets(cfg: CfgNode, train: Sequence[str]) -> List[CocoDataset]:
+    """Check every dataset of the run; return those that detectron2 does not know yet."""
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
+    else:
+        num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    unknown = []
+    for name in dict.fromkeys((*train, *cfg.DATASETS.TEST)):
+        if name not in DatasetCatalog:
+            dataset = get_coco_dataset(name)
+            unknown.append(dataset)
+        elif MetadataCatalog.get(name).get("evaluator_type") == "coco":
+            metadata = MetadataCatalog.get(name)
+            dataset = CocoDataset(name, Path(metadata.json_file), Path(metadata.image_root))
+        else:
+            continue
+        check_coco_dataset(dataset, num_classes=num_classes)
+    return unknown
+
+
+def _worker(
+    cfg: CfgNode, datasets: Sequence[CocoDataset], resume: bool, eval_only: bool
+) -> Dict[str, Any]:
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+    logger.info("engine: detectron2 %s on %s", detectron2.__version__, cfg.MODEL.DEVICE)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aa_detection")
+    default_setup(cfg, None)
+    for dataset in datasets:  # here, because a spawned process has a catalog of its own
+        if dataset.name not in DatasetCatalog:
+            register_coco_instances(
+                dataset.name, {}, str(dataset.annotation_file), str(dataset.image_root)
+            )
+    if eval_only:
+        model = AATrainer.build_model(cfg)
+        AACheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        return AATrainer.test(cfg, model)
+    trainer = AATrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return getattr(trainer, "_last_eval_results", {})

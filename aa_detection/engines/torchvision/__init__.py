@@ -1,0 +1,7 @@
+"""The embedded engine: torchvision's RetinaNet and Lightning's Trainer read detectron2's YAML."""
+
+from .config import load_config
+from .model import build_model
+from .train import run
+
+__all__ = ["build_model", "load_config", "run"]

@@ -1,0 +1,215 @@
+"""COCO images for training and evaluation, resized and flipped as detectron2 does it."""
+
+import contextlib
+import io
+import itertools
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+import torch
+from fvcore.common.config import CfgNode
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from ...data import CocoDataset
+
+Sample = Tuple[Tensor, Dict[str, Tensor]]
+
+
+def open_coco(dataset: CocoDataset) -> COCO:
+    """The dataset's index, without what pycocotools prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(dataset.annotation_file))
+
+
+class DetectionDataset(Dataset):
+    """Images with boxes of one or several COCO datasets of the same categories.
+
+    An item is ``(image, target)``: the image ``(3, H, W)`` uint8 in ``INPUT.FORMAT`` order; the
+    target with ``boxes`` (N, 4) in x1, y1, x2, y2 of the resized image, 0-based ``labels`` (N,), and
+    ``image_id`` and ``size`` (height, width) of the original.
+
+    Args:
+        train: augment, leave out crowds and, as ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says,
+            images without objects. The item's key is then ``(index, seed)``, and the same key gives
+            the same augmentation in any process.
+    """
+
+    def __init__(self, cfg: CfgNode, datasets: Sequence[CocoDataset], train: bool) -> None:
+        self.train = train
+        self.format = cfg.INPUT.FORMAT
+        self.flip = cfg.INPUT.RANDOM_FLIP
+        self.sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+        self.sizes = cfg.INPUT.MIN_SIZE_TRAIN if train else (cfg.INPUT.MIN_SIZE_TEST,)
+        self.max_size = cfg.INPUT.MAX_SIZE_TRAIN if train else cfg.INPUT.MAX_SIZE_TEST
+        self.records = []
+        for dataset in datasets:
+            coco = open_coco(dataset)
+            label = {category: i for i, category in enumerate(sorted(coco.getCatIds()))}
+            for image in coco.imgs.values():
+                annotations = coco.imgToAnns[image["id"]]
+                if train:
+                    annotations = [a for a in annotations if not a.get("iscrowd", 0)]
+                    if not annotations and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+                        continue
+                boxes = torch.tensor([a["bbox"] for a in annotations]).reshape(-1, 4)
+                labels = torch.tensor([label[a["category_id"]] for a in annotations]).long()
+                path = dataset.image_root / image["file_name"]
+                self.records.append((path, image["id"], boxes, labels, image))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def is_wide(self, index: int) -> bool:
+        image = self.records[index][4]
+        return image["width"] > image["height"]
+
+    def __getitem__(self, key) -> Sample:
+        index, seed = key if self.train else (key, 0)
+        path, image_id, boxes, labels, _ = self.records[index]
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
+        height, width = image.height, image.width
+        boxes = tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=(height, width))
+        boxes = F.clamp_bounding_boxes(F.convert_bounding_box_format(boxes, new_format="XYXY"))
+
+        generator = torch.Generator().manual_seed(seed)
+        size = shortest_edge(height, width, self._edge(generator), self.max_size)
+        image, boxes = F.resize(image, size), F.resize(boxes, size)  # PIL's bilinear filter
+        if self.train and self.flip != "none" and torch.rand((), generator=generator) < 0.5:
+            flip = F.horizontal_flip if self.flip == "horizontal" else F.vertical_flip
+            image, boxes = flip(image), flip(boxes)
+
+        pixels = F.pil_to_tensor(image)
+        if self.format == "BGR":
+            pixels = pixels.flip(0)
+        boxes = boxes.as_subclass(Tensor)
+        keep = (boxes[:, 2:] - boxes[:, :2] > 1e-5).all(dim=1)  # clamped away, as detectron2 does
+        return pixels, {
+            "boxes": boxes[keep],
+            "labels": labels[keep],
+            "image_id": torch.tensor(image_id),
+            "size": torch.tensor([height, width]),
+        }
+
+    def _edge(self, generator: torch.Generator) -> int:
+        if self.sampling == "range" and self.train:
+            low, high = min(self.sizes), max(self.sizes)
+            return int(torch.randint(low, high + 1, (), generator=generator))
+        return self.sizes[int(torch.randint(len(self.sizes), (), generator=generator))]
+
+
+def shortest_edge(height: int, width: int, edge: int, max_size: int) -> Tuple[int, int]:
+    """Height and width with the shorter side at `edge`, unless the longer would pass `max_size`.
+
+    Rounded as detectron2's ``ResizeShortestEdge`` rounds; an `edge` of 0 resizes nothing.
+    """
+    if edge == 0:
+        return height, width
+    scale = edge / min(height, width)
+    if max(height, width) * scale > max_size:
+        scale = max_size / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+class TrainingBatches(Sampler[List[Tuple[int, int]]]):
+    """Batches of ``(index, seed)`` for iterations `start` to `end`, one process's share of them.
+
+    The stream of images is endless, reshuffled every epoch, and a function of `seed` alone, so that
+    a resumed run goes on where it stopped. With aspect grouping a batch holds wide or tall images
+    only, as ``DATALOADER.ASPECT_RATIO_GROUPING`` asks.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionDataset,
+        batch_size: int,
+        *,
+        seed: int,
+        start: int,
+        end: int,
+        group: bool,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size  # of this process
+        self.seed = seed
+        self.start = start
+        self.end = end
+        self.group = group
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        # of the whole training: Lightning adds what a resumed run has behind it
+        return self.end
+
+    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
+        return itertools.islice(self._batches(), self.start, self.end)
+
+    def _batches(self) -> Iterator[List[Tuple[int, int]]]:
+        buckets: Dict[bool, List[Tuple[int, int]]] = {False: [], True: []}
+        for key in itertools.islice(self._stream(), self.rank, None, self.world_size):
+            bucket = buckets[self.group and self.dataset.is_wide(key[0])]
+            bucket.append(key)
+            if len(bucket) == self.batch_size:
+                yield list(bucket)
+                bucket.clear()
+
+    def _stream(self) -> Iterator[Tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed)
+        position = 0
+        while True:
+            for index in torch.randperm(len(self.dataset), generator=generator).tolist():
+                yield index, (self.seed << 32) + position
+                position += 1
+
+
+def collate(samples: List[Sample]) -> Tuple[List[Tensor], List[Dict[str, Tensor]]]:
+    """Images of different sizes stay a list; the model pads them."""
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)
+
+
+def train_loader(
+    cfg: CfgNode,
+    datasets: Sequence[CocoDataset],
+    *,
+    seed: int,
+    start: int,
+    rank: int,
+    world_size: int,
+) -> DataLoader:
+    """Batches of iterations `start` to ``SOLVER.MAX_ITER``."""
+    dataset = DetectionDataset(cfg, datasets, train=True)
+    batches = TrainingBatches(
+        dataset,
+        cfg.SOLVER.IMS_PER_BATCH // world_size,
+        seed=seed,
+        start=start,
+        end=cfg.SOLVER.MAX_ITER,
+        group=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        rank=rank,
+        world_size=world_size,
+    )
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=collate,
+        pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
+    )
+
+
+def test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int) -> DataLoader:
+    """Every image once, one a batch; each process its share."""
+    images = DetectionDataset(cfg, [dataset], train=False)
+    return DataLoader(
+        Subset(images, range(rank, len(images), world_size)),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=collate,
+    )

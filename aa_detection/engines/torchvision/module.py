@@ -1,0 +1,219 @@
+"""What Lightning is to do with the detector: losses, optimizer, schedule, evaluation."""
+
+import json
+import logging
+import os
+from typing import Any, Dict, List, Sequence
+
+import torch
+from fvcore.common.config import CfgNode
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    ConstantParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    MultiStepParamScheduler,
+    ParamScheduler,
+)
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ...data import CocoDataset
+from ...evaluation import coco_ap
+from ...evaluation.coco_ap import METRICS
+from .data import open_coco, test_loader, train_loader
+from .model import build_model
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_log = logging.getLogger(__name__)
+
+
+class DetectionModule(LightningModule):
+    """The detector and its data.
+
+    Args:
+        seed: of the data's order and augmentation; a checkpoint's takes its place on resuming.
+
+    Attributes:
+        results: metrics of the last evaluation by dataset name.
+        evaluated_at: the iteration it was made at, or -1.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        train: Sequence[CocoDataset],
+        test: Sequence[CocoDataset],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.train_datasets = train
+        self.test_datasets = test
+        self.seed = seed
+        self.model = build_model(cfg)
+        self.results: Dict[str, Dict[str, float]] = {}
+        self.evaluated_at = -1
+
+    # ------------------------------------------------------------------ training
+
+    def train_dataloader(self) -> DataLoader:
+        return train_loader(
+            self.cfg,
+            self.train_datasets,
+            seed=self.seed,
+            start=self.global_step,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def training_step(self, batch, batch_idx: int) -> Tensor:
+        images, targets = batch
+        losses = self.model(images, targets)
+        total = sum(losses.values())
+        self.log_dict({"total_loss": total.detach(), **losses}, batch_size=len(images))
+        self.log("total_loss_", total.detach(), prog_bar=True, logger=False, batch_size=len(images))
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True)
+        return total
+
+    def configure_optimizers(self):
+        solver = self.cfg.SOLVER
+        norms, others = [], []
+        for module in self.model.modules():
+            group = norms if isinstance(module, _NORMS) else others
+            group += [p for p in module.parameters(recurse=False) if p.requires_grad]
+        optimizer = torch.optim.SGD(
+            [
+                {"params": others, "weight_decay": solver.WEIGHT_DECAY},
+                {"params": norms, "weight_decay": solver.WEIGHT_DECAY_NORM},
+            ],
+            lr=solver.BASE_LR,
+            momentum=solver.MOMENTUM,
+            nesterov=solver.NESTEROV,
+        )
+        multiplier = lr_multiplier(self.cfg)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda iteration: multiplier(min(iteration / solver.MAX_ITER, 1.0))
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer, *args: Any, **kwargs: Any) -> None:
+        clip = self.cfg.SOLVER.CLIP_GRADIENTS
+        if not clip.ENABLED:
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if clip.CLIP_TYPE == "value":
+            nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
+        else:  # "norm": detectron2 clips every parameter by its own
+            for parameter in parameters:
+                nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
+
+    def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+        checkpoint["seed"] = self.seed
+
+    def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+        self.seed = checkpoint["seed"]
+
+    # ------------------------------------------------------------------ evaluation
+
+    def val_dataloader(self) -> List[DataLoader]:
+        return [
+            test_loader(
+                self.cfg, dataset, rank=self.global_rank, world_size=self.trainer.world_size
+            )
+            for dataset in self.test_datasets
+        ]
+
+    def on_validation_epoch_start(self) -> None:
+        self._cocos = [open_coco(dataset) for dataset in self.test_datasets]
+        self._detections: List[List[Dict[str, Any]]] = [[] for _ in self.test_datasets]
+
+    def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        categories = sorted(self._cocos[dataloader_idx].getCatIds())
+        images, targets = batch
+        for image, target, found in zip(images, targets, self.model(images), strict=True):
+            scale = target["size"].flip(0) / torch.tensor(image.shape[:0:-1]).to(target["size"])
+            boxes = found["boxes"] * scale.repeat(2)
+            boxes[:, 2:] -= boxes[:, :2]  # COCO's x, y, width, height
+            rows = zip(
+                boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
+            )
+            self._detections[dataloader_idx] += [
+                {
+                    "image_id": int(target["image_id"]),
+                    "category_id": categories[label],
+                    "bbox": box,
+                    "score": score,
+                }
+                for box, score, label in rows
+                if box[2] > 0 and box[3] > 0
+            ]
+
+    def on_validation_epoch_end(self) -> None:
+        for i, dataset in enumerate(self.test_datasets):
+            detections = self._gather(self._detections[i])
+            metrics: Dict[str, float] = {}
+            if self.trainer.is_global_zero:
+                path = results_file(self.cfg, dataset.name)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "w", encoding="utf-8") as file:
+                    json.dump(detections, file)
+                metrics = coco_ap(self._cocos[i], detections)
+                self._report(dataset.name, metrics)
+            self.results[dataset.name] = metrics
+        self.evaluated_at = self.global_step
+        del self._cocos, self._detections
+
+    def _gather(self, detections: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+        if self.trainer.world_size == 1:
+            return detections
+        shares: List[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(shares, detections)
+        # by image, so that the file does not depend on the number of processes
+        return sorted((d for share in shares for d in share), key=lambda d: d["image_id"])
+
+    def _report(self, name: str, metrics: Dict[str, float]) -> None:
+        _log.info("%s at iteration %d", name, self.global_step)
+        _log.info(" ".join(f"{metric:>8}" for metric in METRICS))
+        _log.info(" ".join(f"{metrics[metric]:8.3f}" for metric in METRICS))
+        prefix = "bbox" if len(self.test_datasets) == 1 else f"{name}/bbox"
+        for logger in self.loggers:
+            logger.log_metrics(
+                {f"{prefix}/{metric}": value for metric, value in metrics.items()},
+                step=self.global_step,
+            )
+
+
+def results_file(cfg: CfgNode, dataset_name: str) -> str:
+    """Where the detections on a test dataset go; with several, each has a folder."""
+    folder = dataset_name if len(cfg.DATASETS.TEST) > 1 else ""
+    return os.path.join(cfg.OUTPUT_DIR, "inference", folder, "coco_instances_results.json")
+
+
+def lr_multiplier(cfg: CfgNode) -> ParamScheduler:
+    """The learning rate over ``SOLVER.BASE_LR`` as a function of training's progress, 0 … 1."""
+    solver = cfg.SOLVER
+    if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
+        schedule: ParamScheduler = CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
+    else:
+        steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
+        schedule = MultiStepParamScheduler(
+            values=[solver.GAMMA**k for k in range(len(steps) + 1)],
+            milestones=steps,
+            num_updates=solver.MAX_ITER,
+        )
+    length = min(solver.WARMUP_ITERS / solver.MAX_ITER, 1.0)
+    if length == 0:
+        return schedule
+    start = solver.WARMUP_FACTOR * schedule(0.0)
+    if solver.WARMUP_METHOD == "constant":
+        warmup: ParamScheduler = ConstantParamScheduler(start)
+    else:
+        warmup = LinearParamScheduler(start, schedule(length))
+    return CompositeParamScheduler(
+        [warmup, schedule], lengths=[length, 1 - length], interval_scaling=["rescaled", "fixed"]
+    )

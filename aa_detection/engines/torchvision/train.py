@@ -1,0 +1,310 @@
+"""Training and COCO evaluation with Lightning's Trainer."""
+
+import datetime
+import glob
+import json
+import logging
+import math
+import os
+import sys
+import time
+import warnings
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+import torchvision
+from fvcore.common.config import CfgNode
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ...config import ConfigError, check_training
+from ...data import CocoDataset, check_coco_dataset, get_coco_dataset
+from ...models.weights import load_weights
+from .module import DetectionModule
+from .names import from_detectron2, to_detectron2
+
+CHECKPOINTS = "checkpoints"
+_log = logging.getLogger(__name__)
+
+
+def run(
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    eval_only: bool = False,
+    num_gpus: int = 1,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+) -> Dict[str, Any]:
+    """Train and evaluate, or evaluate only.
+
+    Args:
+        resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
+        eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
+        num_gpus: processes on this machine. Under torchrun its environment decides.
+        num_machines: under torchrun only, which brings the machines together.
+        machine_rank, dist_url: detectron2's launcher's; refused here.
+
+    Returns:
+        Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name.
+
+    Raises:
+        ConfigError, DatasetError: before anything is written.
+    """
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    if (num_machines > 1 and not launched) or machine_rank or dist_url != "auto":
+        raise ConfigError(
+            "--num-machines, --machine-rank and --dist-url: the torchvision engine runs on several "
+            "machines under torchrun, which has options for them"
+        )
+    checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if resume else None
+    weights = None
+    if eval_only:
+        final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+        if not cfg.MODEL.WEIGHTS and checkpoint is None:
+            if not os.path.isfile(final):
+                raise ConfigError(
+                    f"--eval-only: name the checkpoint with MODEL.WEIGHTS; there is no {final}"
+                )
+            cfg.MODEL.WEIGHTS = final
+    else:
+        check_training(cfg)
+    if cfg.MODEL.WEIGHTS and checkpoint is None:
+        weights = read_weights(cfg.MODEL.WEIGHTS)
+    names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if not names:
+        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are empty; name the datasets")
+    if not eval_only and not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty; name a dataset or use --train-json")
+    datasets = {name: get_coco_dataset(name) for name in names}
+    for dataset in datasets.values():
+        check_coco_dataset(dataset, num_classes=cfg.MODEL.RETINANET.NUM_CLASSES)
+    world_size = int(os.environ["WORLD_SIZE"]) if launched else num_gpus
+    scale_workers(cfg, max(1, world_size))
+    if cfg.SOLVER.IMS_PER_BATCH % max(1, world_size):
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {world_size} "
+            "processes"
+        )
+    return _run(cfg, datasets, weights, checkpoint, eval_only, num_gpus, num_machines, launched)
+
+
+def _run(
+    cfg: CfgNode,
+    datasets: Dict[str, CocoDataset],
+    weights: Optional[Dict[str, torch.Tensor]],
+    checkpoint: Optional[str],
+    eval_only: bool,
+    num_gpus: int,
+    num_machines: int,
+    launched: bool,
+) -> Dict[str, Any]:
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    _start_log(cfg.OUTPUT_DIR)
+    _log.info("engine: torchvision %s on %s", torchvision.__version__, cfg.MODEL.DEVICE)
+    if rank_zero_only.rank == 0:
+        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as file:
+            file.write(cfg.dump())
+
+    seed = cfg.SEED if cfg.SEED >= 0 else int.from_bytes(os.urandom(3), "little")
+    seed = seed_everything(seed, workers=True, verbose=False)
+    module = DetectionModule(
+        cfg,
+        [datasets[name] for name in ([] if eval_only else cfg.DATASETS.TRAIN)],
+        [datasets[name] for name in cfg.DATASETS.TEST],
+        seed,
+    )
+    if weights is not None:
+        report = load_weights(module.model, from_detectron2(module.model, weights))
+        if not report.loaded and not report.sliced:
+            raise ConfigError(
+                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no tensor of it fits the model"
+            )
+        for line in report.lines():
+            _log.info("%s", line)
+
+    trainer = _trainer(cfg, eval_only, num_gpus, num_machines, launched)
+    if eval_only:
+        trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
+        return _results(module)
+    if checkpoint is not None:
+        _log.info("resuming from %s", checkpoint)
+    trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if trainer.is_global_zero:
+        _save_final(cfg, module)
+    if module.test_datasets and module.evaluated_at != cfg.SOLVER.MAX_ITER:
+        trainer.validate(module, verbose=False)
+    return _results(module)
+
+
+def _trainer(
+    cfg: CfgNode, eval_only: bool, num_gpus: int, num_machines: int, launched: bool
+) -> Trainer:
+    # what a resumable loader is to have: TrainingBatches starts at the iteration by itself
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    devices = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else max(1, num_gpus)
+    parallel = launched or devices > 1
+    precision = "32-true"
+    if cfg.SOLVER.AMP.ENABLED:
+        precision = "16-mixed" if cuda else "bf16-mixed"
+    terminal = sys.stderr.isatty()
+    callbacks: List[Any] = [TQDMProgressBar()] if terminal else []
+    if not eval_only:
+        callbacks.append(
+            ModelCheckpoint(
+                dirpath=os.path.join(cfg.OUTPUT_DIR, CHECKPOINTS),
+                filename="iteration_{step:07d}",
+                auto_insert_metric_name=False,
+                every_n_train_steps=cfg.SOLVER.CHECKPOINT_PERIOD,
+                save_top_k=1,
+            )
+        )
+    return Trainer(
+        accelerator="gpu" if cuda else "cpu",
+        devices=devices,
+        num_nodes=num_machines,
+        strategy="ddp" if parallel else "auto",
+        sync_batchnorm=cuda and parallel and cfg.MODEL.RESNETS.NORM == "SyncBN",
+        precision=precision,
+        max_steps=cfg.SOLVER.MAX_ITER,
+        max_epochs=-1,
+        val_check_interval=cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=20,
+        logger=[]
+        if eval_only
+        else [
+            TensorBoardLogger(cfg.OUTPUT_DIR, name="", version=""),
+            MetricsFile(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER, echo=not terminal),
+        ],
+        callbacks=callbacks,
+        enable_progress_bar=terminal,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+class MetricsFile(Logger):
+    """``metrics.json`` as detectron2 writes it, one JSON object a line; with `echo`, the log too."""
+
+    name = "metrics"
+    version = ""
+
+    def __init__(self, output_dir: str, max_iter: int, echo: bool) -> None:
+        super().__init__()
+        self.path = os.path.join(output_dir, "metrics.json")
+        self.max_iter = max_iter
+        self.echo = echo
+        self.first: Optional[Tuple[int, float]] = None
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Dict[str, float], step: Optional[int] = None) -> None:
+        values = {key: value for key, value in metrics.items() if key != "epoch"}
+        with open(self.path, "a", encoding="utf-8") as file:
+            # NaN is no JSON
+            clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
+            file.write(json.dumps({"iteration": step, **clean}) + "\n")
+        if self.echo and "total_loss" in values:
+            text = "  ".join(f"{key}: {value:.4g}" for key, value in values.items())
+            _log.info("iter: %d/%d  %s%s", step + 1, self.max_iter, text, self._eta(step))
+
+    def _eta(self, step: int) -> str:
+        if self.first is None:
+            self.first = (step, time.monotonic())
+            return ""
+        step_0, time_0 = self.first
+        seconds = (time.monotonic() - time_0) / (step - step_0) * (self.max_iter - 1 - step)
+        return f"  eta: {datetime.timedelta(seconds=round(seconds))}"
+
+
+def last_checkpoint(output_dir: str) -> Optional[str]:
+    """The newest checkpoint of a run, or None."""
+    files = glob.glob(os.path.join(glob.escape(output_dir), CHECKPOINTS, "iteration_*.ckpt"))
+    return max(files, default=None)
+
+
+def read_weights(path: str) -> Dict[str, torch.Tensor]:
+    """The tensors of a ``.pth`` file of either engine.
+
+    Raises:
+        ConfigError: no such file, or not a file of tensors.
+    """
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"MODEL.WEIGHTS {path}: no such file; the torchvision engine reads local .pth files"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for a file that is none of its own
+        problem = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"MODEL.WEIGHTS {path}: not a file of tensors: {problem}") from None
+    weights = content.get("model", content) if isinstance(content, dict) else None
+    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ConfigError(f"MODEL.WEIGHTS {path}: expected tensors by name")
+    return weights
+
+
+def scale_workers(cfg: CfgNode, world_size: int) -> None:
+    """Keep the images a process sees as ``SOLVER.REFERENCE_WORLD_SIZE`` has them.
+
+    Batch and learning rate grow with the number of processes, iterations shrink (as detectron2's
+    ``DefaultTrainer.auto_scale_workers``). 0 scales nothing.
+    """
+    solver = cfg.SOLVER
+    if solver.REFERENCE_WORLD_SIZE in (0, world_size):
+        return
+    if solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE:
+        raise ConfigError(
+            f"SOLVER.REFERENCE_WORLD_SIZE {solver.REFERENCE_WORLD_SIZE} must divide "
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH}"
+        )
+    scale = world_size / solver.REFERENCE_WORLD_SIZE
+    solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
+    solver.BASE_LR *= scale
+    for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
+        solver[key] = round(solver[key] / scale)
+    solver.STEPS = tuple(round(step / scale) for step in solver.STEPS)
+    cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / scale)
+    solver.REFERENCE_WORLD_SIZE = world_size
+
+
+def _save_final(cfg: CfgNode, module: DetectionModule) -> None:
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    content = {"model": to_detectron2(module.model), "iteration": cfg.SOLVER.MAX_ITER - 1}
+    torch.save(content, f"{path}.part")
+    os.replace(f"{path}.part", path)
+    _log.info("saved %s", path)
+
+
+def _results(module: DetectionModule) -> Dict[str, Any]:
+    by_name = {name: {"bbox": metrics} for name, metrics in module.results.items()}
+    return next(iter(by_name.values())) if len(by_name) == 1 else by_name
+
+
+def _start_log(output_dir: str) -> None:
+    """``log.txt`` and the terminal, from the first process."""
+    logger = logging.getLogger("aa_detection")
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = False
+    logger.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+    formatter = logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S")
+    handlers: List[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if rank_zero_only.rank == 0:
+        handlers.append(logging.FileHandler(os.path.join(output_dir, "log.txt")))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)

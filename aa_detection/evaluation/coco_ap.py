@@ -1,0 +1,51 @@
+"""COCO's box metrics, by the names detectron2 gives them."""
+
+import contextlib
+import io
+from typing import Any, Dict, List
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+def coco_ap(coco: COCO, detections: List[Dict[str, Any]]) -> Dict[str, float]:
+    """Average precision of detections, in percent.
+
+    Args:
+        coco: the annotations.
+        detections: COCO's result format, a list of ``image_id``, ``category_id``, ``bbox``
+            (x, y, width, height) and ``score``; may be empty.
+
+    Returns:
+        AP, AP50, AP75, APs, APm, APl and ``AP-<class name>``; NaN where nothing is annotated.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = coco.loadRes(detections) if detections else _without_annotations(coco)
+        evaluation = COCOeval(coco, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = dict(zip(METRICS, map(_percent, evaluation.stats[:6]), strict=True))
+
+    # (IoU thresholds, recall thresholds, categories, areas, detections per image)
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    for i, category in enumerate(evaluation.params.catIds):
+        values = precision[:, :, i]
+        values = values[values > -1]
+        name = coco.cats[category]["name"]
+        metrics[f"AP-{name}"] = float(values.mean() * 100) if values.size else float("nan")
+    return metrics
+
+
+def _percent(value: np.floating) -> float:
+    return float(value) * 100 if value > -1 else float("nan")
+
+
+def _without_annotations(coco: COCO) -> COCO:
+    empty = COCO()
+    empty.dataset = {**coco.dataset, "annotations": []}
+    empty.createIndex()
+    return empty

@@ -1,0 +1,77 @@
+#!/usr/bin/env python
+"""Train and evaluate a detector: ``train_net.py --config-file configs/aa_retinanet_R50.yaml``."""
+
+import argparse
+import sys
+from typing import List, Optional
+
+from aa_detection.config import ConfigError
+from aa_detection.data import DatasetError, register_coco_dataset
+from aa_detection.engines import ENGINES, load_engine
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML configuration")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="what to run on; auto is detectron2 where it imports, else torchvision",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS only")
+    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1)
+    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
+    parser.add_argument("--dist-url", default="auto", help="where the machines meet")
+    data = parser.add_argument_group(
+        "your own data", "COCO-format annotations and their images, in place of DATASETS"
+    )
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", metavar="FILE")
+        data.add_argument(f"--{split}-images", metavar="FOLDER")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config keys to override, at the end of the command",
+    )
+    args = parser.parse_args(argv)
+    for split in ("train", "val"):
+        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
+            parser.error(f"--{split}-json and --{split}-images go together")
+    return args
+
+
+def main(args: argparse.Namespace) -> None:
+    engine = load_engine(args.engine)
+    cfg = engine.load_config(args.config_file, args.opts)
+    for split, key in (("train", "TRAIN"), ("val", "TEST")):
+        annotations = getattr(args, f"{split}_json")
+        if annotations:
+            name = f"custom_{split}"
+            register_coco_dataset(name, annotations, getattr(args, f"{split}_images"))
+            cfg.DATASETS[key] = (name,)
+    engine.run(
+        cfg,
+        resume=args.resume,
+        eval_only=args.eval_only,
+        num_gpus=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_args())
+    except (ConfigError, DatasetError) as error:
+        print(f"train_net.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("train_net.py: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

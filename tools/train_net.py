@@ -3,14 +3,13 @@
 
 import argparse
 import sys
-from typing import List, Optional
 
 from aa_detection.config import ConfigError
 from aa_detection.data import DatasetError, register_coco_dataset
 from aa_detection.engines import ENGINES, load_engine
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,32 +45,35 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return args
 
 
-def main(args: argparse.Namespace) -> None:
-    engine = load_engine(args.engine)
-    cfg = engine.load_config(args.config_file, args.opts)
-    for split, key in (("train", "TRAIN"), ("val", "TEST")):
-        annotations = getattr(args, f"{split}_json")
-        if annotations:
-            name = f"custom_{split}"
-            register_coco_dataset(name, annotations, getattr(args, f"{split}_images"))
-            cfg.DATASETS[key] = (name,)
-    engine.run(
-        cfg,
-        resume=args.resume,
-        eval_only=args.eval_only,
-        num_gpus=args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-    )
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for input that cannot be used."""
+    args = parse_args(argv)
+    try:
+        engine = load_engine(args.engine)
+        cfg = engine.load_config(args.config_file, args.opts)
+        for split, key in (("train", "TRAIN"), ("val", "TEST")):
+            annotations = getattr(args, f"{split}_json")
+            if annotations:
+                name = f"custom_{split}"
+                register_coco_dataset(name, annotations, getattr(args, f"{split}_images"))
+                cfg.DATASETS[key] = (name,)
+        engine.run(
+            cfg,
+            resume=args.resume,
+            eval_only=args.eval_only,
+            num_gpus=args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+        )
+    except (ConfigError, DatasetError) as error:
+        print(f"train_net.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("train_net.py: interrupted; --resume continues", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(parse_args())
-    except (ConfigError, DatasetError) as error:
-        print(f"train_net.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("train_net.py: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(main())

@@ -84,7 +84,7 @@ def attention_spec(cfg: CfgNode) -> AttentionSpec:
 
 
 def name_key(error: ValueError) -> ConfigError:
-    """An :class:`AttentionSpec` error, whose first word is the field, with the config key instead."""
+    """An :class:`AttentionSpec` error with the config key for its first word, the field."""
     field, _, rest = str(error).partition(" ")
     colon = ":" if field.endswith(":") else ""
     key = _KEYS.get(field.rstrip(":"))
@@ -98,7 +98,7 @@ def _zero_is_padding(cfg: CfgNode, conv: str) -> bool:
     if conv:
         logging.getLogger(__name__).warning(
             "MODEL.PIXEL_MEAN %s: a real pixel of exactly this colour would look like padding, so "
-            "padding is not masked; move one channel by 0.5 to have MODEL.ATTENTION.AA.MASK_PADDING",
+            "MODEL.ATTENTION.AA.MASK_PADDING is off; move one channel by 0.5 to have it",
             list(cfg.MODEL.PIXEL_MEAN),
         )
     return False

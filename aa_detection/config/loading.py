@@ -6,7 +6,8 @@ done here because detectron2's loader evaluates Python tags by default.
 
 import difflib
 import os
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
@@ -48,14 +49,14 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             f"the command line must end in KEY VALUE pairs, got {len(overrides)} words: "
             f"{' '.join(overrides)}"
         )
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+    for key, value in zip(overrides[::2], overrides[1::2]):
         tree: Any = value
         for part in reversed(key.split(".")):
             tree = {part: tree}
         _merge(cfg, tree, "the command line")
 
 
-def _load(path: str, above: Tuple[str, ...]) -> Dict[str, Any]:
+def _load(path: str, above: tuple[str, ...]) -> dict[str, Any]:
     """The file's mapping merged over its base's."""
     real = os.path.realpath(path)
     if real in above:
@@ -78,7 +79,7 @@ def _load(path: str, above: Tuple[str, ...]) -> Dict[str, Any]:
         raise ConfigError(f"{path}: expected config keys and values, got {type(tree).__name__}")
 
     bases = tree.pop(BASE_KEY, [])
-    merged: Dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
         if not isinstance(base, str):
             raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
@@ -88,7 +89,7 @@ def _load(path: str, above: Tuple[str, ...]) -> Dict[str, Any]:
     return merged
 
 
-def _overlay(below: Dict[str, Any], above: Dict[str, Any]) -> None:
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):
             _overlay(below[key], value)
@@ -96,7 +97,7 @@ def _overlay(below: Dict[str, Any], above: Dict[str, Any]) -> None:
             below[key] = value
 
 
-def _merge(cfg: CfgNode, tree: Dict[str, Any], source: str) -> None:
+def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
     _check_keys(cfg, tree, "", list(leaf_keys(cfg)), source)
     _whole_numbers_to_floats(cfg, tree)
     try:
@@ -115,7 +116,7 @@ def leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
 
 
 def _check_keys(
-    cfg: CfgNode, tree: Dict[str, Any], prefix: str, known: List[str], source: str
+    cfg: CfgNode, tree: dict[str, Any], prefix: str, known: list[str], source: str
 ) -> None:
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -138,7 +139,7 @@ def _first_leaf(name: str, value: Any) -> str:
     return name
 
 
-def _whole_numbers_to_floats(cfg: CfgNode, tree: Dict[str, Any]) -> None:
+def _whole_numbers_to_floats(cfg: CfgNode, tree: dict[str, Any]) -> None:
     """``VALUE_RATIO: 1`` means 1.0; fvcore would refuse it as another type."""
     for key, value in tree.items():
         default = cfg.get(key)

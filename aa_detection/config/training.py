@@ -15,11 +15,11 @@ def check_training(cfg: CfgNode) -> None:
         return
     if cfg.MODEL.RESNETS.NORM == "FrozenBN":
         raise ConfigError(
-            "MODEL.RESNETS.NORM FrozenBN needs the statistics of a checkpoint, but MODEL.WEIGHTS is "
+            "MODEL.RESNETS.NORM FrozenBN needs a checkpoint's statistics, but MODEL.WEIGHTS is "
             "empty: name a checkpoint, or set MODEL.RESNETS.NORM to BN, SyncBN or GN"
         )
     if cfg.MODEL.BACKBONE.FREEZE_AT > 0:
         raise ConfigError(
-            f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} would keep random weights, as "
-            "MODEL.WEIGHTS is empty: name a checkpoint, or set MODEL.BACKBONE.FREEZE_AT to 0"
+            f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} would keep random weights: "
+            "MODEL.WEIGHTS is empty; name a checkpoint, or set MODEL.BACKBONE.FREEZE_AT to 0"
         )

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-def coco_ap(coco: COCO, detections: List[Dict[str, Any]]) -> Dict[str, float]:
+def coco_ap(coco: COCO, detections: list[dict[str, Any]]) -> dict[str, float]:
     """Average precision of detections, in percent.
 
     Args:
@@ -28,7 +28,7 @@ def coco_ap(coco: COCO, detections: List[Dict[str, Any]]) -> Dict[str, float]:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    metrics = dict(zip(METRICS, map(_percent, evaluation.stats[:6]), strict=True))
+    metrics = dict(zip(METRICS, map(_percent, evaluation.stats[:6])))
 
     # (IoU thresholds, recall thresholds, categories, areas, detections per image)
     precision = evaluation.eval["precision"][:, :, :, 0, -1]

@@ -1,7 +1,7 @@
 """The attention-augmented convolution (Bello et al., ICCV 2019, section 3)."""
 
 import math
-from typing import Callable, Optional, Tuple, Union
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from ..attention import relative_attention_2d
+from ..attention.positions import real_pixels
 
 
 class AAConv2d(nn.Module):
@@ -59,10 +60,10 @@ class AAConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: Union[int, Tuple[int, int]],
-        stride: Union[int, Tuple[int, int]] = 1,
-        padding: Union[int, Tuple[int, int]] = 0,
-        dilation: Union[int, Tuple[int, int]] = 1,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
         bias: bool = True,
         *,
         num_heads: int = 8,
@@ -70,11 +71,11 @@ class AAConv2d(nn.Module):
         value_ratio: float = 0.1,
         min_key_depth_per_head: int = 0,
         relative: bool = True,
-        max_size: Union[int, Tuple[int, int]],
+        max_size: int | tuple[int, int],
         pool: bool = False,
         backend: str = "auto",
-        norm: Optional[nn.Module] = None,
-        activation: Optional[Callable[[Tensor], Tensor]] = None,
+        norm: nn.Module | None = None,
+        activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.key_depth, self.value_depth = attention_depths(
@@ -90,17 +91,16 @@ class AAConv2d(nn.Module):
         self.max_size = _pair(max_size)
         self.pool = pool
         self.backend = backend
-        self.valid_size: Optional[Tensor] = None
+        self.valid_size: Tensor | None = None
 
         # the input pixel under the kernel's centre at the first output pixel
         self.first_center = tuple(
-            d * (k - 1) // 2 - p
-            for k, p, d in zip(self.kernel_size, self.padding, self.dilation, strict=True)
+            d * (k - 1) // 2 - p for k, p, d in zip(self.kernel_size, self.padding, self.dilation)
         )
         if self.value_depth and min(self.first_center) < 0:
             raise ValueError(
-                f"padding {self.padding} puts the centre of a {self.kernel_size} kernel outside the "
-                "map, where there is no pixel to attend from; use at most dilation * (kernel - 1) / 2"
+                f"padding {self.padding} puts the centre of a {self.kernel_size} kernel outside "
+                "the map, where no pixel is to attend from; the most is dilation * (kernel - 1) / 2"
             )
 
         conv_channels = out_channels - self.value_depth
@@ -142,13 +142,14 @@ class AAConv2d(nn.Module):
                 nn.init.normal_(table, std=table.shape[1] ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
+        out_size = self._out_size(x)
         maps = []
         if self.weight is not None:
             maps.append(
                 F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
             )
         if self.value_depth:
-            maps.append(self._attention_maps(x))
+            maps.append(self._attention_maps(x, out_size))
         out = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
         if self.norm is not None:
             out = self.norm(out)
@@ -156,9 +157,8 @@ class AAConv2d(nn.Module):
             out = self.activation(out)
         return out
 
-    def _attention_maps(self, x: Tensor) -> Tensor:
+    def _attention_maps(self, x: Tensor, out_size: tuple[int, int]) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, value_depth, H_out, W_out)``."""
-        out_size = self._out_size(x)
         x, valid_size = self._centers(x, out_size)
         if self.stride != (1, 1):
             x, valid_size = _average(x, valid_size, self.stride)
@@ -190,26 +190,20 @@ class AAConv2d(nn.Module):
         """``(B, heads * d, H, W)`` to ``(B, heads, H, W, d)``."""
         return x.unflatten(1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2)
 
-    def _out_size(self, x: Tensor) -> Tuple[int, int]:
-        size = tuple(
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(
-                x.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True
-            )
-        )
+    def _out_size(self, x: Tensor) -> tuple[int, int]:
+        settings = zip(x.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation)
+        size = tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in settings)
         if min(size) < 1:
             raise ValueError(
-                f"a map of {tuple(x.shape[-2:])} is smaller than the kernel {self.kernel_size} with "
+                f"a map of {tuple(x.shape[-2:])} is smaller than the kernel {self.kernel_size}, "
                 f"dilation {self.dilation} and padding {self.padding}"
             )
         return size
 
-    def _centers(
-        self, x: Tensor, out_size: Tuple[int, int]
-    ) -> Tuple[Tensor, Optional[Tensor]]:
+    def _centers(self, x: Tensor, out_size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """The pixels the kernel centres step over, and how many of them are real."""
         top, left = self.first_center
-        rows, columns = (n * s for n, s in zip(out_size, self.stride, strict=True))
+        rows, columns = (n * s for n, s in zip(out_size, self.stride))
         if self.valid_size is None:
             valid_size = None
         else:
@@ -239,7 +233,7 @@ def attention_depths(
     key_ratio: float,
     value_ratio: float,
     min_key_depth_per_head: int = 0,
-) -> Tuple[int, int]:
+) -> tuple[int, int]:
     """d_k and d_v of an :class:`AAConv2d`, all heads together; ``(0, 0)`` for a plain convolution.
 
     Raises:
@@ -258,13 +252,15 @@ def attention_depths(
     if value_ratio == 0:
         return 0, 0
     if num_heads > out_channels:
-        raise ValueError(f"num_heads must be at most out_channels = {out_channels}, got {num_heads}")
+        raise ValueError(
+            f"num_heads must be at most out_channels = {out_channels}, got {num_heads}"
+        )
     if value_ratio == 1 and out_channels % num_heads:
         raise ValueError(
             f"num_heads must divide out_channels = {out_channels} when value_ratio is 1, "
             f"got {num_heads}"
         )
-    # 0.3 * 10 is 2.999…: round away what binary fractions lose before flooring
+    # 0.29 * 100 is 28.999…: round away what binary fractions lose before flooring
     key_depth_per_head = math.ceil(round(key_ratio * out_channels / num_heads, 9))
     value_depth_per_head = math.floor(round(value_ratio * out_channels / num_heads, 9))
     return (
@@ -274,9 +270,9 @@ def attention_depths(
 
 
 def _average(
-    x: Tensor, valid_size: Optional[Tensor], stride: Tuple[int, int]
-) -> Tuple[Tensor, Optional[Tensor]]:
-    """3×3 average with a stride; sizes go to ``ceil(size / stride)``, as a padded 3×3 convolution's.
+    x: Tensor, valid_size: Tensor | None, stride: tuple[int, int]
+) -> tuple[Tensor, Tensor | None]:
+    """3×3 average with a stride, whose sizes go to ``ceil(size / stride)``.
 
     The zeros around the map count, so that a map padded with zeros gives the same averages.
     """
@@ -284,6 +280,8 @@ def _average(
     if valid_size is not None:
         step = valid_size.new_tensor(stride)
         valid_size = (valid_size + step - 1) // step
+        # an even-sized image leaks into the padding beside it, and a second average would read that
+        x = x.masked_fill(~real_pixels(valid_size, *x.shape[2:])[:, None], 0)
     return x, valid_size
 
 
@@ -293,6 +291,6 @@ def _repeat_edge(x: Tensor, valid_size: Tensor) -> Tensor:
         last = (valid_size[:, dim - 2] - 1).clamp(min=0)
         index = torch.arange(x.shape[dim], device=x.device).minimum(last[:, None])
         shape = [len(x), 1, 1, 1]
-        shape[dim] = -1
+        shape[dim] = x.shape[dim]
         x = x.gather(dim, index.view(shape).expand_as(x))
     return x

@@ -1,7 +1,7 @@
 """Attention into the blocks of an existing ResNet."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -59,7 +59,9 @@ class AttentionSpec:
                 raise ValueError(f"{field} must be a list of stages, got the text {value!r}")
             for stage in value:
                 if stage not in STAGE_NAMES:
-                    raise ValueError(f"{field} must be among {', '.join(STAGE_NAMES)}, got {stage!r}")
+                    raise ValueError(
+                        f"{field} must be among {', '.join(STAGE_NAMES)}, got {stage!r}"
+                    )
         if self.max_image_size < 1:
             raise ValueError(f"max_image_size must be at least 1, got {self.max_image_size}")
         # a width every head divides: only what is wrong at any width is found here
@@ -99,7 +101,7 @@ def augment(resnet: nn.Module, spec: AttentionSpec) -> nn.Module:
         raise ValueError(
             f"stages: this ResNet has no {', '.join(missing)}, only {', '.join(stages(resnet))}"
         )
-    swaps: List[Tuple[nn.Module, str, AAConv2d]] = []
+    swaps: list[tuple[nn.Module, str, AAConv2d]] = []
     for stage, block, block_stride in blocks_with_stride(resnet):
         if stage in spec.stages:
             name = spatial_conv_name(block)
@@ -158,14 +160,14 @@ def _augmented(
         for kept, source in ((successor.weight, conv.weight), (successor.bias, conv.bias)):
             if kept is not None:
                 kept.copy_(source[: len(kept)])
-    return successor.to(conv.weight)
+    return successor.to(conv.weight).train(conv.training)
 
 
-def _trainable(norm: Optional[nn.Module]) -> Optional[nn.Module]:
+def _trainable(norm: nn.Module | None) -> nn.Module | None:
     """`norm`, or the batch norm that starts where a frozen one stands."""
     # both frameworks name theirs so, and neither is imported here
     if type(norm).__name__ != "FrozenBatchNorm2d":
         return norm
     successor = nn.BatchNorm2d(norm.weight.numel(), eps=norm.eps)
     successor.load_state_dict(norm.state_dict(), strict=False)
-    return successor.to(norm.weight)
+    return successor.to(norm.weight).train(norm.training)

@@ -7,7 +7,7 @@ real size in the tensor, attention leaves the rest out, and every 3×3 convoluti
 as it does beyond the border of an image that was not padded.
 """
 
-from typing import Dict, Optional
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,8 @@ class PaddingMask:
     """The real sizes of the batch that is on its way through one ResNet, at every stride."""
 
     def __init__(self) -> None:
-        self.image_size: Optional[Tensor] = None
-        self.masks: Dict[int, Tensor] = {}
+        self.image_size: Tensor | None = None
+        self.masks: dict[int, Tensor] = {}
 
     def begin(self, images: Tensor) -> None:
         """Find the sizes. A batch without padding needs no mask and pays for none."""
@@ -54,7 +54,7 @@ class PaddingMask:
             if bool((self.image_size == full).all()):
                 self.image_size = None
 
-    def size_at(self, stride: int) -> Optional[Tensor]:
+    def size_at(self, stride: int) -> Tensor | None:
         """``(B, 2)``: every stride-2 layer of a ResNet makes ``ceil(n / 2)`` of n pixels."""
         if self.image_size is None:
             return None
@@ -81,19 +81,29 @@ def mask_padding(resnet: nn.Module) -> None:
     """
     mask = PaddingMask()
     image_conv, stem_end = stem(resnet)
-    image_conv.register_forward_pre_hook(lambda module, args: mask.begin(args[0]))
+    # partials of plain functions: a closure cannot be pickled, and a copied network would share it
+    image_conv.register_forward_pre_hook(partial(_find_sizes, mask))
     # zero before the ReLU and the max pooling is what pooling makes of the border of a map
-    stem_end.register_forward_hook(lambda module, args, out: mask.apply(out, 2))
+    stem_end.register_forward_hook(partial(_mask_output, mask, 2))
     for _, block, block_stride in blocks_with_stride(resnet):
         for _, conv, stride in convs_with_stride(block, block_stride):
             if conv.kernel_size != (1, 1):
-                conv.register_forward_pre_hook(_input_mask(mask, stride))
+                conv.register_forward_pre_hook(partial(_mask_input, mask, stride))
 
 
-def _input_mask(mask: PaddingMask, stride: int):
-    def hook(module: nn.Module, args):
-        if isinstance(module, AAConv2d):
-            module.valid_size = mask.size_at(stride)
-        return (mask.apply(args[0], stride), *args[1:])
+def _find_sizes(mask: PaddingMask, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    mask.begin(args[0])
 
-    return hook
+
+def _mask_output(
+    mask: PaddingMask, stride: int, module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+) -> Tensor:
+    return mask.apply(out, stride)
+
+
+def _mask_input(
+    mask: PaddingMask, stride: int, module: nn.Module, args: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    if isinstance(module, AAConv2d):
+        module.valid_size = mask.size_at(stride)
+    return (mask.apply(args[0], stride), *args[1:])

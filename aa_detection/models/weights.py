@@ -1,7 +1,7 @@
 """Checkpoints of a plain network into its attention-augmented twin."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Dict, Iterator, List, Optional
 
 from torch import Tensor, nn
 
@@ -15,10 +15,10 @@ _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 class LoadReport:
     """Where the tensors of a model came from; names are the model's."""
 
-    loaded: List[str] = field(default_factory=list)
-    sliced: List[str] = field(default_factory=list)
-    fresh: List[str] = field(default_factory=list)
-    unused: List[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
+    sliced: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
         """One line a group, for a log."""
@@ -33,7 +33,7 @@ class LoadReport:
                 yield f"weights {group}: {', '.join(names)}"
 
 
-def slice_plain_convs(model: nn.Module, weights: Dict[str, Tensor]) -> List[str]:
+def slice_plain_convs(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
     """Cut plain convolutions in `weights`, in place, to what the model's AAConv2d keep of them.
 
     Of a plain convolution an :class:`AAConv2d` keeps the first ``out_channels - value_depth``
@@ -45,7 +45,7 @@ def slice_plain_convs(model: nn.Module, weights: Dict[str, Tensor]) -> List[str]
         Names in `weights` that were cut.
     """
     own = model.state_dict()
-    cut: List[str] = []
+    cut: list[str] = []
     for name, module in model.named_modules():
         if not isinstance(module, AAConv2d) or module.weight is None:
             continue
@@ -71,7 +71,7 @@ def slice_plain_convs(model: nn.Module, weights: Dict[str, Tensor]) -> List[str]
     return cut
 
 
-def load_weights(model: nn.Module, weights: Dict[str, Tensor]) -> LoadReport:
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
     """Load what fits into `model`, plain convolutions into augmented ones included.
 
     Tensors of another shape than the model's are left out: the model's own stays fresh and the
@@ -90,7 +90,7 @@ def load_weights(model: nn.Module, weights: Dict[str, Tensor]) -> LoadReport:
     return report
 
 
-def _find(weights: Dict[str, Tensor], name: str) -> Optional[str]:
+def _find(weights: dict[str, Tensor], name: str) -> str | None:
     """The longest ending of `name`, cut at dots, that `weights` has."""
     while name not in weights:
         _, dot, name = name.partition(".")

@@ -1,6 +1,6 @@
 """detectron2's checkpointer, taught what an augmented convolution keeps of a plain one."""
 
-from typing import Any, Dict
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -12,10 +12,10 @@ from ...models.weights import slice_plain_convs
 class AACheckpointer(DetectionCheckpointer):
     """Loads plain checkpoints into augmented networks, and ``.pth`` files as data only."""
 
-    def _torch_load(self, f: str) -> Dict[str, Any]:
+    def _torch_load(self, f: str) -> dict[str, Any]:
         return torch.load(f, map_location="cpu", weights_only=True)
 
-    def _load_model(self, checkpoint: Dict[str, Any]):
+    def _load_model(self, checkpoint: dict[str, Any]):
         # before detectron2 matches names: it drops tensors whose shape differs
         if checkpoint.get("__author__") == "Caffe2":
             self._convert_ndarray_to_tensor(checkpoint["model"])

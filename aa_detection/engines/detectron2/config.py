@@ -1,6 +1,6 @@
 """detectron2's config with attention's keys."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg

@@ -1,8 +1,9 @@
 """Training and COCO evaluation on detectron2's own trainer."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 import detectron2
 from detectron2.config import CfgNode
@@ -45,7 +46,7 @@ def run(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Train and evaluate, or evaluate only.
 
     Args:
@@ -86,7 +87,7 @@ def run(
     return {}
 
 
-def _check_datasets(cfg: CfgNode, train: Sequence[str]) -> List[CocoDataset]:
+def _check_datasets(cfg: CfgNode, train: Sequence[str]) -> list[CocoDataset]:
     """Check every dataset of the run; return those that detectron2 does not know yet."""
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
@@ -108,7 +109,7 @@ def _check_datasets(cfg: CfgNode, train: Sequence[str]) -> List[CocoDataset]:
 
 def _worker(
     cfg: CfgNode, datasets: Sequence[CocoDataset], resume: bool, eval_only: bool
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
     logger.info("engine: detectron2 %s on %s", detectron2.__version__, cfg.MODEL.DEVICE)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aa_detection")

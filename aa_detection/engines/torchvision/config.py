@@ -1,6 +1,6 @@
 """The part of detectron2's config that this engine honours; the rest is refused by name."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from fvcore.common.config import CfgNode
@@ -219,7 +219,9 @@ def _check_values(cfg: CfgNode) -> None:
         ("MODEL.RESNETS.WIDTH_PER_GROUP", 64 if res2 == 64 else cfg.MODEL.RESNETS.WIDTH_PER_GROUP),
     ):
         if _get(cfg, name) != expected:
-            raise ConfigError(f"{name} must be {expected} for a ResNet-{depth}, got {_get(cfg, name)}")
+            raise ConfigError(
+                f"{name} must be {expected} for a ResNet-{depth}, got {_get(cfg, name)}"
+            )
     for name, least in (
         ("MODEL.RETINANET.NUM_CLASSES", 1),
         ("MODEL.RETINANET.NUM_CONVS", 0),

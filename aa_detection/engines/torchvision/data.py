@@ -3,7 +3,7 @@
 import contextlib
 import io
 import itertools
-from typing import Dict, Iterator, List, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from fvcore.common.config import CfgNode
@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 
 from ...data import CocoDataset
 
-Sample = Tuple[Tensor, Dict[str, Tensor]]
+Sample = tuple[Tensor, dict[str, Tensor]]
 
 
 def open_coco(dataset: CocoDataset) -> COCO:
@@ -29,8 +29,8 @@ class DetectionDataset(Dataset):
     """Images with boxes of one or several COCO datasets of the same categories.
 
     An item is ``(image, target)``: the image ``(3, H, W)`` uint8 in ``INPUT.FORMAT`` order; the
-    target with ``boxes`` (N, 4) in x1, y1, x2, y2 of the resized image, 0-based ``labels`` (N,), and
-    ``image_id`` and ``size`` (height, width) of the original.
+    target with ``boxes`` (N, 4) in x1, y1, x2, y2 of the resized image, 0-based ``labels`` (N,),
+    and ``image_id`` and ``size`` (height, width) of the original.
 
     Args:
         train: augment, leave out crowds and, as ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says,
@@ -102,7 +102,7 @@ class DetectionDataset(Dataset):
         return self.sizes[int(torch.randint(len(self.sizes), (), generator=generator))]
 
 
-def shortest_edge(height: int, width: int, edge: int, max_size: int) -> Tuple[int, int]:
+def shortest_edge(height: int, width: int, edge: int, max_size: int) -> tuple[int, int]:
     """Height and width with the shorter side at `edge`, unless the longer would pass `max_size`.
 
     Rounded as detectron2's ``ResizeShortestEdge`` rounds; an `edge` of 0 resizes nothing.
@@ -115,7 +115,7 @@ def shortest_edge(height: int, width: int, edge: int, max_size: int) -> Tuple[in
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-class TrainingBatches(Sampler[List[Tuple[int, int]]]):
+class TrainingBatches(Sampler[list[tuple[int, int]]]):
     """Batches of ``(index, seed)`` for iterations `start` to `end`, one process's share of them.
 
     The stream of images is endless, reshuffled every epoch, and a function of `seed` alone, so that
@@ -148,11 +148,11 @@ class TrainingBatches(Sampler[List[Tuple[int, int]]]):
         # of the whole training: Lightning adds what a resumed run has behind it
         return self.end
 
-    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return itertools.islice(self._batches(), self.start, self.end)
 
-    def _batches(self) -> Iterator[List[Tuple[int, int]]]:
-        buckets: Dict[bool, List[Tuple[int, int]]] = {False: [], True: []}
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        buckets: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
         for key in itertools.islice(self._stream(), self.rank, None, self.world_size):
             bucket = buckets[self.group and self.dataset.is_wide(key[0])]
             bucket.append(key)
@@ -160,7 +160,7 @@ class TrainingBatches(Sampler[List[Tuple[int, int]]]):
                 yield list(bucket)
                 bucket.clear()
 
-    def _stream(self) -> Iterator[Tuple[int, int]]:
+    def _stream(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(self.seed)
         position = 0
         while True:
@@ -169,9 +169,9 @@ class TrainingBatches(Sampler[List[Tuple[int, int]]]):
                 position += 1
 
 
-def collate(samples: List[Sample]) -> Tuple[List[Tensor], List[Dict[str, Tensor]]]:
+def collate(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Images of different sizes stay a list; the model pads them."""
-    images, targets = zip(*samples, strict=True)
+    images, targets = zip(*samples)
     return list(images), list(targets)
 
 

@@ -4,8 +4,9 @@ Where the two differ in what a weight means (anchors, losses, strides, head), th
 detectron2's RetinaNet; everything else is torchvision's.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
-from typing import Callable, Dict, List, Optional
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,6 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import (
     FrozenBatchNorm2d,
@@ -80,13 +80,13 @@ def build_model(cfg: CfgNode) -> RetinaNet:
 class Normalize(GeneralizedRCNNTransform):
     """Normalises and pads to a multiple of 32; resizing is the dataset's."""
 
-    def __init__(self, mean: List[float], std: List[float]) -> None:
+    def __init__(self, mean: list[float], std: list[float]) -> None:
         super().__init__(min_size=0, max_size=0, image_mean=mean, image_std=std)
 
     def normalize(self, image: Tensor) -> Tensor:
         return super().normalize(image.float())
 
-    def resize(self, image: Tensor, target: Optional[Dict[str, Tensor]] = None):
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None):
         return image, target
 
 
@@ -101,41 +101,38 @@ class FixedStrideAnchors(AnchorGenerator):
         super().__init__(tuple(map(tuple, sizes)), tuple(map(tuple, aspect_ratios)))
         self.offset = offset
 
-    def generate_anchors(
-        self, scales, aspect_ratios, dtype=torch.float32, device=torch.device("cpu")
-    ) -> Tensor:
-        scale = torch.tensor(scales, dtype=dtype, device=device)[:, None]
-        ratio = torch.tensor(aspect_ratios, dtype=dtype, device=device)[None, :]
+    def generate_anchors(self, scales, aspect_ratios) -> Tensor:
+        scale = torch.tensor(scales, dtype=torch.float32)[:, None]
+        ratio = torch.tensor(aspect_ratios, dtype=torch.float32)[None, :]
         width = (scale / ratio.sqrt()).flatten()
         height = (scale * ratio.sqrt()).flatten()
         return torch.stack([-width, -height, width, height], dim=1) / 2
 
-    def forward(self, image_list, feature_maps: List[Tensor]) -> List[Tensor]:
+    def forward(self, image_list, feature_maps: list[Tensor]) -> list[Tensor]:
         self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
         levels = self.grid_anchors(
             [feature_map.shape[-2:] for feature_map in feature_maps],
             [[stride, stride] for stride in _STRIDES],
         )
         anchors = torch.cat(
-            [
-                level + self.offset * stride
-                for level, stride in zip(levels, _STRIDES, strict=True)
-            ]
+            [level + self.offset * stride for level, stride in zip(levels, _STRIDES)]
         )
         return [anchors] * len(image_list.image_sizes)
 
 
-class Head(RetinaNetHead):
-    """torchvision's head with detectron2's towers, normaliser and choice of losses."""
+class Head(nn.Module):
+    """detectron2's RetinaNet head and losses, called as torchvision's RetinaNet calls its own."""
 
-    def __init__(self, cfg: CfgNode, in_channels: int, num_anchors: int) -> None:
+    def __init__(self, cfg: CfgNode, channels: int, num_anchors: int) -> None:
+        super().__init__()
         retinanet = cfg.MODEL.RETINANET
-        super().__init__(in_channels, num_anchors, retinanet.NUM_CLASSES)
-        for head in (self.classification_head, self.regression_head):
-            head.conv = _tower(in_channels, retinanet.NUM_CONVS, _norm(retinanet.NORM))
-        prior = torch.tensor(retinanet.PRIOR_PROB)
-        nn.init.constant_(self.classification_head.cls_logits.bias, torch.logit(prior).item())
         self.num_classes = retinanet.NUM_CLASSES
+        self.cls_subnet = _tower(channels, retinanet.NUM_CONVS, _norm(retinanet.NORM))
+        self.bbox_subnet = _tower(channels, retinanet.NUM_CONVS, _norm(retinanet.NORM))
+        self.cls_score = _conv(channels, num_anchors * self.num_classes)
+        self.bbox_pred = _conv(channels, num_anchors * 4)
+        prior = retinanet.PRIOR_PROB
+        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior) / prior))
         self.box_coder = BoxCoder(tuple(retinanet.BBOX_REG_WEIGHTS))
         self.alpha = retinanet.FOCAL_LOSS_ALPHA
         self.gamma = retinanet.FOCAL_LOSS_GAMMA
@@ -144,13 +141,22 @@ class Head(RetinaNetHead):
         # moving average of the number of foreground anchors; a buffer, so that it is resumed
         self.register_buffer("loss_normalizer", torch.tensor(100.0))
 
+    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
+        """``cls_logits`` (N, anchors, classes) and ``bbox_regression`` (N, anchors, 4)."""
+        logits = [self.cls_score(self.cls_subnet(feature)) for feature in features]
+        deltas = [self.bbox_pred(self.bbox_subnet(feature)) for feature in features]
+        return {
+            "cls_logits": torch.cat([_per_anchor(x, self.num_classes) for x in logits], dim=1),
+            "bbox_regression": torch.cat([_per_anchor(x, 4) for x in deltas], dim=1),
+        }
+
     def compute_loss(
         self,
-        targets: List[Dict[str, Tensor]],
-        head_outputs: Dict[str, Tensor],
-        anchors: List[Tensor],
-        matched_idxs: List[Tensor],
-    ) -> Dict[str, Tensor]:
+        targets: list[dict[str, Tensor]],
+        head_outputs: dict[str, Tensor],
+        anchors: list[Tensor],
+        matched_idxs: list[Tensor],
+    ) -> dict[str, Tensor]:
         """Sums over the batch's anchors, divided by a moving average of its foreground anchors."""
         logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         matched = torch.stack(matched_idxs)  # (N, A)
@@ -219,7 +225,7 @@ def _build_backbone(cfg: CfgNode) -> BackboneWithFPN:
     )
 
 
-def _norm(name: str) -> Optional[Callable[[int], nn.Module]]:
+def _norm(name: str) -> Callable[[int], nn.Module] | None:
     # synchronised batch norm is batch norm that Lightning converts where there are several GPUs
     return {
         "": None,
@@ -230,14 +236,24 @@ def _norm(name: str) -> Optional[Callable[[int], nn.Module]]:
     }[name]
 
 
-def _tower(channels: int, depth: int, norm: Optional[Callable[[int], nn.Module]]) -> nn.Sequential:
-    layers: List[nn.Module] = []
+def _tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None) -> nn.Sequential:
+    layers: list[nn.Module] = []
     for _ in range(depth):
-        conv = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.normal_(conv.weight, std=0.01)
-        nn.init.zeros_(conv.bias)
+        conv = _conv(channels, channels)
         layers += [conv, nn.ReLU()] if norm is None else [conv, norm(channels), nn.ReLU()]
     return nn.Sequential(*layers)
+
+
+def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _per_anchor(x: Tensor, values: int) -> Tensor:
+    """``(N, anchors of a pixel * values, H, W)`` to ``(N, H * W * anchors of a pixel, values)``."""
+    return x.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
 def _freeze(resnet: nn.Module, freeze_at: int) -> None:

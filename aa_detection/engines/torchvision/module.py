@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -53,7 +54,7 @@ class DetectionModule(LightningModule):
         self.test_datasets = test
         self.seed = seed
         self.model = build_model(cfg)
-        self.results: Dict[str, Dict[str, float]] = {}
+        self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
 
     # ------------------------------------------------------------------ training
@@ -112,15 +113,15 @@ class DetectionModule(LightningModule):
             for parameter in parameters:
                 nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
 
-    def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seed"] = self.seed
 
-    def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint["seed"]
 
     # ------------------------------------------------------------------ evaluation
 
-    def val_dataloader(self) -> List[DataLoader]:
+    def val_dataloader(self) -> list[DataLoader]:
         return [
             test_loader(
                 self.cfg, dataset, rank=self.global_rank, world_size=self.trainer.world_size
@@ -130,12 +131,12 @@ class DetectionModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._cocos = [open_coco(dataset) for dataset in self.test_datasets]
-        self._detections: List[List[Dict[str, Any]]] = [[] for _ in self.test_datasets]
+        self._detections: list[list[dict[str, Any]]] = [[] for _ in self.test_datasets]
 
     def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         categories = sorted(self._cocos[dataloader_idx].getCatIds())
         images, targets = batch
-        for image, target, found in zip(images, targets, self.model(images), strict=True):
+        for image, target, found in zip(images, targets, self.model(images)):
             scale = target["size"].flip(0) / torch.tensor(image.shape[:0:-1]).to(target["size"])
             boxes = found["boxes"] * scale.repeat(2)
             boxes[:, 2:] -= boxes[:, :2]  # COCO's x, y, width, height
@@ -156,7 +157,7 @@ class DetectionModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         for i, dataset in enumerate(self.test_datasets):
             detections = self._gather(self._detections[i])
-            metrics: Dict[str, float] = {}
+            metrics: dict[str, float] = {}
             if self.trainer.is_global_zero:
                 path = results_file(self.cfg, dataset.name)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -168,15 +169,15 @@ class DetectionModule(LightningModule):
         self.evaluated_at = self.global_step
         del self._cocos, self._detections
 
-    def _gather(self, detections: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    def _gather(self, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.trainer.world_size == 1:
             return detections
-        shares: List[Any] = [None] * self.trainer.world_size
+        shares: list[Any] = [None] * self.trainer.world_size
         torch.distributed.all_gather_object(shares, detections)
         # by image, so that the file does not depend on the number of processes
         return sorted((d for share in shares for d in share), key=lambda d: d["image_id"])
 
-    def _report(self, name: str, metrics: Dict[str, float]) -> None:
+    def _report(self, name: str, metrics: dict[str, float]) -> None:
         _log.info("%s at iteration %d", name, self.global_step)
         _log.info(" ".join(f"{metric:>8}" for metric in METRICS))
         _log.info(" ".join(f"{metrics[metric]:8.3f}" for metric in METRICS))

@@ -1,7 +1,6 @@
-"""Tensor names. This engine's checkpoints carry detectron2's, so that each engine loads the other's."""
+"""Tensor names: checkpoints carry detectron2's, so that each engine loads the other's."""
 
 import re
-from typing import Dict
 
 from torch import Tensor, nn
 
@@ -18,10 +17,6 @@ _RULES = (
     (r"^(backbone\.fpn_\w+)\.0\.", r"\1."),
     (r"^(backbone\.fpn_\w+)\.1\.", r"\1.norm."),
     (r"^backbone\.fpn\.extra_blocks\.", r"backbone.top_block."),
-    (r"^head\.classification_head\.conv\.", r"head.cls_subnet."),
-    (r"^head\.classification_head\.cls_logits\.", r"head.cls_score."),
-    (r"^head\.regression_head\.conv\.", r"head.bbox_subnet."),
-    (r"^head\.regression_head\.bbox_reg\.", r"head.bbox_pred."),
 )
 # detectron2 keeps it outside the model
 _OWN_STATE = ("head.loss_normalizer",)
@@ -34,7 +29,7 @@ def detectron2_name(name: str) -> str:
     return name
 
 
-def to_detectron2(model: nn.Module) -> Dict[str, Tensor]:
+def to_detectron2(model: nn.Module) -> dict[str, Tensor]:
     """The model's state by detectron2's names."""
     return {
         detectron2_name(name): tensor
@@ -43,7 +38,7 @@ def to_detectron2(model: nn.Module) -> Dict[str, Tensor]:
     }
 
 
-def from_detectron2(model: nn.Module, weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def from_detectron2(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """`weights` by the model's names; a name the model has no use for stays as it is."""
     own = {detectron2_name(name): name for name in model.state_dict()}
     return {own.get(name, name): tensor for name, tensor in weights.items()}

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any
 
 import torch
 import torchvision
@@ -38,7 +38,7 @@ def run(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Train and evaluate, or evaluate only.
 
     Args:
@@ -94,14 +94,14 @@ def run(
 
 def _run(
     cfg: CfgNode,
-    datasets: Dict[str, CocoDataset],
-    weights: Optional[Dict[str, torch.Tensor]],
-    checkpoint: Optional[str],
+    datasets: dict[str, CocoDataset],
+    weights: dict[str, torch.Tensor] | None,
+    checkpoint: str | None,
     eval_only: bool,
     num_gpus: int,
     num_machines: int,
     launched: bool,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     _start_log(cfg.OUTPUT_DIR)
     _log.info("engine: torchvision %s on %s", torchvision.__version__, cfg.MODEL.DEVICE)
@@ -120,9 +120,7 @@ def _run(
     if weights is not None:
         report = load_weights(module.model, from_detectron2(module.model, weights))
         if not report.loaded and not report.sliced:
-            raise ConfigError(
-                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no tensor of it fits the model"
-            )
+            raise ConfigError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no tensor of it fits the model")
         for line in report.lines():
             _log.info("%s", line)
 
@@ -155,7 +153,7 @@ def _trainer(
     if cfg.SOLVER.AMP.ENABLED:
         precision = "16-mixed" if cuda else "bf16-mixed"
     terminal = sys.stderr.isatty()
-    callbacks: List[Any] = [TQDMProgressBar()] if terminal else []
+    callbacks: list[Any] = [TQDMProgressBar()] if terminal else []
     if not eval_only:
         callbacks.append(
             ModelCheckpoint(
@@ -193,7 +191,7 @@ def _trainer(
 
 
 class MetricsFile(Logger):
-    """``metrics.json`` as detectron2 writes it, one JSON object a line; with `echo`, the log too."""
+    """``metrics.json`` as detectron2 writes it, an object a line; with `echo`, the log too."""
 
     name = "metrics"
     version = ""
@@ -203,14 +201,14 @@ class MetricsFile(Logger):
         self.path = os.path.join(output_dir, "metrics.json")
         self.max_iter = max_iter
         self.echo = echo
-        self.first: Optional[Tuple[int, float]] = None
+        self.first: tuple[int, float] | None = None
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The configuration is in ``config.yaml``."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Dict[str, float], step: Optional[int] = None) -> None:
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {key: value for key, value in metrics.items() if key != "epoch"}
         with open(self.path, "a", encoding="utf-8") as file:
             # NaN is no JSON
@@ -229,13 +227,13 @@ class MetricsFile(Logger):
         return f"  eta: {datetime.timedelta(seconds=round(seconds))}"
 
 
-def last_checkpoint(output_dir: str) -> Optional[str]:
+def last_checkpoint(output_dir: str) -> str | None:
     """The newest checkpoint of a run, or None."""
     files = glob.glob(os.path.join(glob.escape(output_dir), CHECKPOINTS, "iteration_*.ckpt"))
     return max(files, default=None)
 
 
-def read_weights(path: str) -> Dict[str, torch.Tensor]:
+def read_weights(path: str) -> dict[str, torch.Tensor]:
     """The tensors of a ``.pth`` file of either engine.
 
     Raises:
@@ -288,7 +286,7 @@ def _save_final(cfg: CfgNode, module: DetectionModule) -> None:
     _log.info("saved %s", path)
 
 
-def _results(module: DetectionModule) -> Dict[str, Any]:
+def _results(module: DetectionModule) -> dict[str, Any]:
     by_name = {name: {"bbox": metrics} for name, metrics in module.results.items()}
     return next(iter(by_name.values())) if len(by_name) == 1 else by_name
 
@@ -302,7 +300,7 @@ def _start_log(output_dir: str) -> None:
     logger.propagate = False
     logger.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
     formatter = logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S")
-    handlers: List[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if rank_zero_only.rank == 0:
         handlers.append(logging.FileHandler(os.path.join(output_dir, "log.txt")))
     for handler in handlers:

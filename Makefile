@@ -1,0 +1,31 @@
+# Everything a fresh machine needs is set up by the targets themselves, in .venv, from PyPI.
+# The environment sees the machine's own packages, so an installed torch or detectron2 is used.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+DEMO_CONFIG = configs/sample/aa_retinanet_R18.yaml
+DEMO_OUTPUT = output/demo
+ENGINE ?= auto
+
+.PHONY: setup test demo
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml setup.py
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[embedded,test]'
+	touch $@
+
+test: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest -q
+
+demo: setup
+	$(RUN) -m aa_detection.data.sample
+	$(RUN) tools/train_net.py --engine $(ENGINE) --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)
+	$(RUN) -m aa_detection.visualization.contact_sheet \
+		--dataset aa_sample_val \
+		--detections $(DEMO_OUTPUT)/inference/coco_instances_results.json \
+		--output $(DEMO_OUTPUT)/contact_sheet.png

@@ -39,31 +39,33 @@ def slice_plain_convs(model: nn.Module, weights: dict[str, Tensor]) -> list[str]
     Of a plain convolution an :class:`AAConv2d` keeps the first ``out_channels - value_depth``
     filters, and the norm that follows it keeps their statistics; the rest of the norm is the
     model's own. Names are the model's, or end a model's name (``res3.0.conv2.weight`` for
-    ``backbone.bottom_up.res3.0.conv2.weight``).
+    ``backbone.bottom_up.res3.0.conv2.weight``); one that ends several belongs to the shortest.
 
     Returns:
         Names in `weights` that were cut.
     """
     own = model.state_dict()
+    keys = _keys_by_model_name(own, weights)
     cut: list[str] = []
     for name, module in model.named_modules():
         if not isinstance(module, AAConv2d) or module.weight is None:
             continue
         kept = len(module.weight)
-        key = _find(weights, f"{name}.weight")
-        if key is None or len(weights[key]) != module.out_channels or kept == module.out_channels:
+        key = keys.get(f"{name}.weight")
+        plain_shape = (module.out_channels, *module.weight.shape[1:])
+        if key is None or weights[key].shape != plain_shape or kept == module.out_channels:
             continue
         cut.append(key)
         weights[key] = weights[key][:kept]
-        bias = _find(weights, f"{name}.bias")
+        bias = keys.get(f"{name}.bias")
         if bias is not None:
             weights[bias] = weights[bias][:kept]
             cut.append(bias)
         parent, _, conv_name = name.rpartition(".")
         for norm in (f"{name}.norm", f"{parent}.{norm_beside(conv_name)}"):
             for tensor in _NORM_TENSORS:
-                key = _find(weights, f"{norm}.{tensor}")
-                if key is not None and f"{norm}.{tensor}" in own:
+                key = keys.get(f"{norm}.{tensor}")
+                if key is not None:
                     filled = own[f"{norm}.{tensor}"].clone()
                     filled[:kept] = weights[key][:kept]
                     weights[key] = filled
@@ -90,10 +92,18 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
     return report
 
 
-def _find(weights: dict[str, Tensor], name: str) -> str | None:
-    """The longest ending of `name`, cut at dots, that `weights` has."""
-    while name not in weights:
-        _, dot, name = name.partition(".")
-        if not dot:
-            return None
-    return name
+def _keys_by_model_name(own: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, str]:
+    """For names of the model, the longest ending, cut at dots, that `weights` has.
+
+    torchvision's ``conv1.weight`` ends ``layer1.0.conv1.weight`` too: the shortest name takes it.
+    """
+    keys: dict[str, str] = {}
+    taken = set()
+    for name in sorted(own, key=lambda name: name.count(".")):
+        parts = name.split(".")
+        endings = (".".join(parts[start:]) for start in range(len(parts)))
+        key = next((ending for ending in endings if ending in weights), None)
+        if key is not None and key not in taken:
+            keys[name] = key
+            taken.add(key)
+    return keys

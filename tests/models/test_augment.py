@@ -1,0 +1,319 @@
+"""What augment() replaces, what it keeps, what it refuses."""
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from aa_detection.layers import AAConv2d
+from aa_detection.models import AttentionSpec, augment
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+FOUR_STAGES = ("res2", "res3", "res4", "res5")
+# the paper's ImageNet networks
+IMAGENET = AttentionSpec(max_image_size=224, min_key_depth_per_head=20)
+IMAGENET_34 = dataclasses.replace(IMAGENET, key_ratio=0.25, value_ratio=0.25)
+
+
+def attention_names(network):
+    return [name for name, module in network.named_modules() if isinstance(module, AAConv2d)]
+
+
+def snapshot(network):
+    """All that a failed call must leave alone."""
+    modules = [
+        (name, module, len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in network.named_modules()
+    ]
+    return modules, copy.deepcopy(network.state_dict())
+
+
+def assert_unchanged(network, before):
+    modules, state = before
+    assert snapshot(network)[0] == modules
+    assert network.state_dict().keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("stages", [("res3", "res4", "res5"), ("res5",), ("res2", "res4")], ids=str)
+@pytest.mark.parametrize(
+    ("framework", "depth"),
+    [
+        ("torchvision", 18),
+        ("torchvision", 34),
+        ("torchvision", 50),
+        ("torchvision", 101),
+        ("detectron2", 18),
+        ("detectron2", 50),
+    ],
+)
+def test_one_convolution_of_every_block_is_replaced(build, framework, depth, stages):
+    with torch.device("meta"):
+        network = build(framework, depth)
+        assert augment(network, AttentionSpec(stages=stages)) is network
+    conv = "conv1" if depth < 50 else "conv2"
+    expected = []
+    for number, (stage, blocks) in enumerate(zip(FOUR_STAGES, BLOCKS[depth], strict=True), 1):
+        if stage in stages:
+            prefix = stage if framework == "detectron2" else f"layer{number}"
+            expected += [f"{prefix}.{block}.{conv}" for block in range(blocks)]
+    assert attention_names(network) == expected
+
+
+@pytest.mark.parametrize(
+    ("framework", "options"),
+    [
+        ("torchvision", {}),
+        ("detectron2", {}),
+        ("detectron2", {"stride_in_1x1": True}),
+    ],
+    ids=["torchvision", "detectron2", "detectron2-stride_in_1x1"],
+)
+def test_distance_tables_fit_the_maps_of_the_largest_image(build, framework, options):
+    with torch.device("meta"):
+        spec = AttentionSpec(stages=FOUR_STAGES, max_image_size=333)
+        network = augment(build(framework, 50, **options), spec)
+    sizes = {name: network.get_submodule(name).max_size for name in attention_names(network)}
+    strides = {"2": 4, "3": 16, "4": 16, "5": 32}  # res3 is pooled
+    for name, size in sizes.items():
+        stage = name[3] if framework == "detectron2" else str(int(name[5]) + 1)
+        expected = -(-333 // strides[stage])
+        assert size == (expected, expected), name
+
+
+@pytest.mark.parametrize(
+    ("depth", "spec", "published", "counted"),
+    [
+        # Bello et al., tables of section 4.2, in millions; and by hand from the paper's rules
+        (34, IMAGENET_34, 20.7, 20.75),
+        (50, IMAGENET, 25.8, 25.81),
+        (101, IMAGENET, 45.4, 45.39),
+        (152, IMAGENET, 61.6, 61.61),
+    ],
+)
+def test_parameter_counts_are_the_published(build, depth, spec, published, counted):
+    with torch.device("meta"):
+        network = augment(build("torchvision", depth), spec)
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
+    assert abs(millions - published) < 0.1
+    assert round(millions, 2) == counted
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+def test_kept_filters_norms_and_everything_else_stay(build, framework, depth):
+    network = build(framework, depth)
+    before = copy.deepcopy(network.state_dict())
+    modules = dict(network.named_modules())
+    augment(network, AttentionSpec())
+    after = network.state_dict()
+
+    names = attention_names(network)
+    for name in names:
+        conv, old = network.get_submodule(name), modules[name]
+        assert conv.value_depth > 0
+        kept = old.out_channels - conv.value_depth
+        assert torch.equal(conv.weight, before[f"{name}.weight"][:kept])
+        assert (conv.stride, conv.padding, conv.dilation, conv.bias) == (
+            old.stride,
+            old.padding,
+            old.dilation,
+            None,
+        )
+        assert conv.pool == (name.startswith(("res3", "layer2")))
+        assert conv.norm is getattr(old, "norm", None)
+        assert conv.activation is getattr(old, "activation", None)
+
+    replaced = {f"{name}.weight" for name in names}
+    assert before.keys() <= after.keys()
+    for name in before.keys() - replaced:
+        assert torch.equal(after[name], before[name]), name
+    new = {name.rpartition(".")[2] for name in after.keys() - before.keys()}
+    assert new <= {"weight", "rel_h", "rel_w"}
+    assert all(name.startswith(tuple(names)) for name in after.keys() - before.keys())
+    for name, module in modules.items():
+        if not name.startswith(tuple(names)):
+            assert network.get_submodule(name) is module
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+@torch.no_grad()
+def test_frozen_norms_behind_attention_become_trainable(build, randomise_norms, framework, depth):
+    options = {"freeze_at": 2} if framework == "detectron2" else {}
+    network = build(framework, depth, norm="FrozenBN", stages=["res3", "res4"], **options)
+    plain = copy.deepcopy(randomise_norms(network.eval()))
+    augment(network, AttentionSpec(stages=("res3", "res4")))
+
+    def conv_and_norm(network, name):
+        parent, _, conv = name.rpartition(".")
+        conv = network.get_submodule(name)
+        beside = getattr(network.get_submodule(parent), name[-5:].replace("conv", "bn"), None)
+        return conv, conv.norm if beside is None else beside
+
+    for name in attention_names(network):
+        (conv, norm), (old_conv, old_norm) = (conv_and_norm(n, name) for n in (network, plain))
+        assert type(norm) is nn.BatchNorm2d and type(old_norm).__name__ == "FrozenBatchNorm2d"
+        assert norm.weight.requires_grad and norm.eps == old_norm.eps
+        assert not norm.training, "a network in evaluation must stay in evaluation"
+        x = torch.randn(2, conv.in_channels, 6, 5)
+        if framework == "detectron2":  # the norm is within
+            out, expected = conv(x), old_conv(x)
+        else:
+            out, expected = norm(conv(x)), old_norm(old_conv(x))
+        kept = len(conv.weight)
+        torch.testing.assert_close(out[:, :kept], expected[:, :kept], rtol=1e-5, atol=1e-5)
+    frozen = [m for m in network.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
+    before = [m for m in plain.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
+    assert len(frozen) == len(before) - len(attention_names(network))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_training_mode_is_kept(build, training):
+    network = build("torchvision", 18, norm="FrozenBN").train(training)
+    augment(network, AttentionSpec())
+    assert {module.training for module in network.modules()} == {training}
+
+
+def test_no_attention_changes_nothing(build):
+    network = build("torchvision", 18)
+    before = snapshot(network)
+    assert augment(network, AttentionSpec(conv="")) is network
+    assert_unchanged(network, before)
+
+
+def freeze_layer2(network):
+    network.layer2.requires_grad_(False)
+
+
+def group_the_last(network):
+    network.layer4[1].conv1 = nn.Conv2d(512, 512, 3, padding=1, groups=2)
+
+
+def transpose_the_last(network):
+    network.layer4[1].conv1 = nn.ConvTranspose2d(512, 512, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "spec", "error", "message"),
+    [
+        (freeze_layer2, {}, ValueError, "stages: res3 is frozen"),
+        (group_the_last, {}, ValueError, r"res5\.conv1 has 2 groups"),
+        (transpose_the_last, {}, TypeError, r"res5\.conv1 must be a Conv2d, got ConvTranspose2d"),
+        (
+            None,
+            {"stages": ("res5", "res2"), "num_heads": 96},
+            ValueError,
+            r"num_heads must be at most out_channels = 64, got 96 \(res2\.conv1\)",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_changes_nothing(build, change, spec, error, message):
+    network = build("torchvision", 18)
+    if change:
+        change(network)
+    before = snapshot(network)
+    with pytest.raises(error, match=message) as raised:
+        augment(network, AttentionSpec(**spec))
+    assert "\n" not in str(raised.value)
+    assert_unchanged(network, before)
+
+
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+def test_missing_stage_is_refused_and_changes_nothing(build, framework):
+    network = build(framework, 18, stages=["res2", "res4"])
+    before = snapshot(network)
+    with pytest.raises(ValueError, match="stages: this ResNet has no res5, only res2, res3, res4"):
+        augment(network, AttentionSpec())
+    assert_unchanged(network, before)
+
+
+def test_frozen_stage_of_detectron2_is_refused(build):
+    network = build("detectron2", 50, norm="FrozenBN", freeze_at=3)
+    before = snapshot(network)
+    with pytest.raises(ValueError, match="stages: res3 is frozen"):
+        augment(network, AttentionSpec())
+    assert_unchanged(network, before)
+    augment(network, AttentionSpec(stages=("res4", "res5")))
+
+
+def test_grouped_convolutions_are_refused(build):
+    with torch.device("meta"):
+        network = build("torchvision", "resnext50_32x4d")
+    with pytest.raises(ValueError, match=r"res3\.conv2 has 32 groups"):
+        augment(network, AttentionSpec())
+    assert attention_names(network) == []
+
+
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+def test_augmenting_twice_is_refused_and_changes_nothing(build, framework):
+    network = augment(build(framework, 18), AttentionSpec())
+    before = snapshot(network)
+    with pytest.raises(TypeError, match=r"res3\.conv1 must be a Conv2d, got AAConv2d"):
+        augment(network, AttentionSpec())
+    assert_unchanged(network, before)
+
+
+@pytest.mark.parametrize("no_resnet", [nn.Sequential(nn.Conv2d(3, 4, 3)), nn.Identity()])
+def test_what_is_no_resnet_is_refused(no_resnet):
+    with pytest.raises(TypeError, match=f"expected a ResNet .* got {type(no_resnet).__name__}"):
+        augment(no_resnet, AttentionSpec())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"conv": "AA"}, "conv must be '' or 'aa', got 'AA'"),
+        ({"stages": "res3"}, "stages must be a list of stages, got the text 'res3'"),
+        ({"stages": ["res3", "res6"]}, "stages must be among res2, res3, res4, res5, got 'res6'"),
+        ({"pool_stages": "res3"}, "pool_stages must be a list of stages, got the text 'res3'"),
+        ({"pool_stages": ("layer2",)}, "pool_stages must be among .*, got 'layer2'"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        ({"num_heads": -1}, "num_heads must be at least 1, got -1"),
+        ({"key_ratio": 0.0}, "key_ratio must be above 0"),
+        ({"key_ratio": 1.01}, "key_ratio must be above 0 and at most 1"),
+        ({"value_ratio": -0.1}, "value_ratio must be between 0 and 1"),
+        ({"value_ratio": 1.1}, "value_ratio must be between 0 and 1"),
+        ({"min_key_depth_per_head": -1}, "min_key_depth_per_head must not be negative"),
+        ({"max_image_size": 0}, "max_image_size must be at least 1, got 0"),
+    ],
+)
+def test_wrong_spec_is_refused_by_field(fields, message):
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        AttentionSpec(**fields)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value_ratio", [0.0, 1.0])
+def test_extreme_value_ratios_run(build, value_ratio):
+    network = build("torchvision", 18).eval()
+    plain = copy.deepcopy(network)
+    augment(network, AttentionSpec(value_ratio=value_ratio, max_image_size=64))
+    images = torch.randn(2, 3, 40, 33)
+    with torch.no_grad():
+        same = torch.equal(network(images), plain(images))
+    assert same == (value_ratio == 0)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
+)
+def test_copies_of_an_augmented_network_are_independent(build, copied):
+    network = build("torchvision", 18, stages=["res3"]).eval()
+    augment(network, AttentionSpec(stages=("res3",), max_image_size=64))
+    images = torch.zeros(2, 3, 48, 48)
+    images[0, :, :40, :33] = torch.randn(3, 40, 33)
+    images[1] = torch.randn(3, 48, 48)
+    twin = copied(network)
+
+    def interrupt(module, args, out):
+        network(images[:, :, :35, :41])  # images of other sizes, on their way at the same time
+
+    with torch.no_grad():
+        expected = network(images)["res3"]
+        twin.layer1.register_forward_hook(interrupt)
+        assert torch.equal(twin(images)["res3"], expected)

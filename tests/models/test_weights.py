@@ -1,0 +1,165 @@
+"""Plain checkpoints into augmented networks, and augmented ones back into their like."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from aa_detection.layers import AAConv2d
+from aa_detection.models import AttentionSpec, augment
+from aa_detection.models.weights import LoadReport, load_weights, slice_plain_convs
+
+STAGES = ["res2", "res3", "res4"]  # what follows res4 teaches nothing new here
+SPEC = AttentionSpec(stages=("res3", "res4"), max_image_size=64)
+NETWORKS = [("torchvision", 18), ("torchvision", 50), ("detectron2", 18), ("detectron2", 50)]
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+
+@pytest.fixture
+def plain_and_augmented(build, randomise_norms):
+    """A plain network with trained-looking norms, and an augmented one with weights of its own."""
+
+    def pair(framework, depth, norm="BN"):
+        plain = build(framework, depth, norm=norm, stages=STAGES)
+        other = copy.deepcopy(plain)
+        torch.manual_seed(2)
+        for module in other.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight)
+        return randomise_norms(plain), augment(other, SPEC)
+
+    return pair
+
+
+def norm_of(name, framework):
+    return f"{name}.norm" if framework == "detectron2" else name.replace("conv", "bn")
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+@pytest.mark.parametrize(("framework", "depth"), NETWORKS)
+def test_plain_checkpoint_into_an_augmented_network(plain_and_augmented, framework, depth, norm):
+    plain, augmented = plain_and_augmented(framework, depth, norm)
+    weights, own = plain.state_dict(), copy.deepcopy(augmented.state_dict())
+    report = load_weights(augmented, dict(weights))
+    after = augmented.state_dict()
+
+    sliced, fresh = set(), set()
+    for name, conv in augmented.named_modules():
+        if not isinstance(conv, AAConv2d):
+            continue
+        kept = len(conv.weight)
+        assert torch.equal(conv.weight, weights[f"{name}.weight"][:kept])
+        sliced.add(f"{name}.weight")
+        for tensor in NORM_TENSORS:
+            key = f"{norm_of(name, framework)}.{tensor}"
+            assert torch.equal(after[key][:kept], weights[key][:kept]), key
+            assert torch.equal(after[key][kept:], own[key][kept:]), key
+            assert not torch.equal(after[key][kept:], weights[key][kept:]), key
+            sliced.add(key)
+        if norm == "FrozenBN":  # the checkpoint of a frozen norm counts no batches
+            fresh.add(f"{norm_of(name, framework)}.num_batches_tracked")
+        for part in ("qkv.weight", "proj.weight", "rel_h", "rel_w"):
+            assert torch.equal(after[f"{name}.{part}"], own[f"{name}.{part}"])
+            fresh.add(f"{name}.{part}")
+    assert len(sliced) == 5 * (4 if depth == 18 else 10)
+    for key in after.keys() - sliced - fresh:
+        assert torch.equal(after[key], weights[key]), key
+
+    assert set(report.sliced) == sliced
+    assert set(report.fresh) == fresh
+    assert set(report.loaded) == after.keys() - sliced - fresh
+    assert report.unused == []
+
+
+@pytest.mark.parametrize(("framework", "depth"), NETWORKS)
+def test_augmented_checkpoint_comes_back_exactly(plain_and_augmented, framework, depth):
+    _, augmented = plain_and_augmented(framework, depth)
+    weights = copy.deepcopy(augmented.state_dict())
+    with torch.no_grad():
+        for tensor in augmented.state_dict().values():
+            tensor.zero_()
+    report = load_weights(augmented, dict(weights))
+    assert report == LoadReport(loaded=list(weights))
+    for key, tensor in augmented.state_dict().items():
+        assert torch.equal(tensor, weights[key]), key
+
+
+def test_biases_are_cut_with_their_filters():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3))
+    model = nn.Sequential(AAConv2d(3, 16, 3, num_heads=2, value_ratio=0.25, max_size=4))
+    report = load_weights(model, plain.state_dict())
+    assert report.sliced == ["0.weight", "0.bias"]
+    assert torch.equal(model[0].weight, plain[0].weight[:12])
+    assert torch.equal(model[0].bias, plain[0].bias[:12])
+
+
+def test_layer_without_convolution_takes_nothing():
+    plain = nn.Sequential(nn.Conv2d(3, 16, 3))
+    model = nn.Sequential(AAConv2d(3, 16, 3, num_heads=2, value_ratio=1, max_size=4))
+    report = load_weights(model, plain.state_dict())
+    assert (report.sliced, report.loaded) == ([], [])
+    assert report.unused == ["0.weight", "0.bias"]
+
+
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+def test_names_may_be_endings_of_the_models(plain_and_augmented, framework):
+    plain, augmented = plain_and_augmented(framework, 18)
+    expected = plain.state_dict()
+    slice_plain_convs(augmented, expected)
+    detector = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": augmented})})
+    weights = plain.state_dict()
+    cut = slice_plain_convs(detector, weights)
+    assert len(cut) == 20
+    assert weights.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(weights[key], tensor), key
+
+
+def test_stem_is_not_taken_for_a_convolution_the_checkpoint_lacks(build):
+    """``conv1.weight`` ends ``layer1.0.conv1.weight`` too, and has as many filters."""
+    network = build("torchvision", 18, stages=["res2"])
+    weights = {k: v for k, v in network.state_dict().items() if not k.startswith("layer1")}
+    before = copy.deepcopy(weights)
+    augment(network, AttentionSpec(stages=("res2",), max_image_size=64))
+    report = load_weights(network, weights)
+    assert report.sliced == [] and report.unused == []
+    assert report.loaded == list(before)
+    for model in (network, nn.ModuleDict({"body": network})):
+        weights = copy.deepcopy(before)
+        assert slice_plain_convs(model, weights) == []
+        assert all(torch.equal(weights[key], before[key]) for key in before)
+
+
+@pytest.mark.parametrize("shape", [(16, 4, 3, 3), (16, 3, 1, 1), (20, 3, 3, 3)], ids=str)
+def test_tensors_of_another_shape_stay_out(shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(AAConv2d(3, 16, 3, num_heads=2, max_size=4, bias=False), nn.Linear(2, 2))
+    own = copy.deepcopy(model.state_dict())
+    weights = {
+        "0.weight": torch.ones(shape),
+        "1.weight": torch.ones(2, 3),
+        "1.bias": torch.ones(2),
+        "head.weight": torch.ones(1),
+    }
+    report = load_weights(model, weights)
+    assert report.loaded == ["1.bias"]
+    assert report.sliced == []
+    assert sorted(report.unused) == ["0.weight", "1.weight", "head.weight"]
+    assert set(report.fresh) == own.keys() - {"1.bias"}
+    for key in report.fresh:
+        assert torch.equal(model.state_dict()[key], own[key]), key
+
+
+def test_report_in_lines():
+    report = LoadReport(loaded=["a", "b"], sliced=["c"], fresh=["d", "e"], unused=["f"])
+    assert list(report.lines()) == [
+        "weights: 2 of 5 tensors loaded, 1 loaded in part, 2 fresh; 1 of the checkpoint unused",
+        "weights sliced: c",
+        "weights fresh: d, e",
+        "weights unused: f",
+    ]
+    assert list(LoadReport(loaded=["a"]).lines()) == [
+        "weights: 1 of 1 tensors loaded, 0 loaded in part, 0 fresh; 0 of the checkpoint unused"
+    ]

@@ -1,5 +1,4 @@
-"""Pictures of datasets and detections. Nothing below imports torch."""
+"""Pictures of datasets and detections. Nothing below imports torch.
 
-from .contact_sheet import write_contact_sheet
-
-__all__ = ["write_contact_sheet"]
+Each module is a command as well, and therefore none is imported here.
+"""

@@ -29,7 +29,7 @@ def add_aa_config(cfg) -> None:
     try:
         from .engines.detectron2 import add_aa_config as add
     except ModuleNotFoundError as error:
-        if error.name != "detectron2":
+        if not (error.name or "").startswith("detectron2"):
             raise
         raise ImportError(
             "add_aa_config needs detectron2, which is not installed; see "

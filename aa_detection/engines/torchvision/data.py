@@ -109,10 +109,13 @@ def shortest_edge(height: int, width: int, edge: int, max_size: int) -> tuple[in
     """
     if edge == 0:
         return height, width
+    # in detectron2's order of operations: halves round by it
     scale = edge / min(height, width)
-    if max(height, width) * scale > max_size:
-        scale = max_size / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    new = [edge if n == min(height, width) else scale * n for n in (height, width)]
+    if max(new) > max_size:
+        scale = max_size / max(new)
+        new = [n * scale for n in new]
+    return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
 
 
 class TrainingBatches(Sampler[list[tuple[int, int]]]):

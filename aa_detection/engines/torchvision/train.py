@@ -143,9 +143,9 @@ def _run(
 def _trainer(
     cfg: CfgNode, eval_only: bool, num_gpus: int, num_machines: int, launched: bool
 ) -> Trainer:
-    # what a resumable loader is to have: TrainingBatches starts at the iteration by itself
-    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # TrainingBatches starts at the iteration by itself; the rest is the user's choice
+    for warning in ("dataloader is not resumable", "not have many workers", "logging interval"):
+        warnings.filterwarnings("ignore", f".*{warning}.*")
     cuda = cfg.MODEL.DEVICE.startswith("cuda")
     devices = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else max(1, num_gpus)
     parallel = launched or devices > 1
@@ -293,6 +293,7 @@ def _results(module: DetectionModule) -> dict[str, Any]:
 
 def _start_log(output_dir: str) -> None:
     """``log.txt`` and the terminal, from the first process."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # says what the log says
     logger = logging.getLogger("aa_detection")
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)

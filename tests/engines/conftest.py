@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from aa_detection.data.sample import write_sample_dataset
+from aa_detection.engines import ENGINES, load_engine
+
+ROOT = Path(__file__).resolve().parents[2]
+AA_CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
+
+# the sample's detector, shrunk until four iterations take a second
+TINY = [
+    "MODEL.FPN.OUT_CHANNELS", "64",
+    "MODEL.RETINANET.NUM_CONVS", "1",
+    "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0",
+    "TEST.DETECTIONS_PER_IMAGE", "20",
+    "INPUT.MIN_SIZE_TRAIN", "(64,)",
+    "INPUT.MAX_SIZE_TRAIN", "96",
+    "INPUT.MIN_SIZE_TEST", "64",
+    "INPUT.MAX_SIZE_TEST", "96",
+    "DATALOADER.NUM_WORKERS", "0",
+    "SOLVER.IMS_PER_BATCH", "2",
+    "SOLVER.MAX_ITER", "4",
+    "SOLVER.STEPS", "(3,)",
+    "SOLVER.WARMUP_ITERS", "2",
+    "SOLVER.CHECKPOINT_PERIOD", "100",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sample_dataset(tmp_path_factory):
+    """A small sample dataset under a root with a space in its name, for every test here."""
+    root = tmp_path_factory.mktemp("data sets")
+    write_sample_dataset(root, num_train=12, num_val=4, seed=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(root))
+        yield root / "aa_sample"
+
+
+@pytest.fixture
+def torchvision_engine():
+    return _engine("torchvision")
+
+
+@pytest.fixture
+def detectron2_engine():
+    return _engine("detectron2")
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return _engine(request.param)
+
+
+def _engine(name: str):
+    if name == "detectron2":
+        pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    return load_engine(name)
+
+
+@pytest.fixture
+def run():
+    """``run(engine, output_dir, *overrides, **how)``: train the tiny detector, return metrics."""
+
+    def _run(engine, output_dir, *overrides, config=AA_CONFIG, **how):
+        cfg = engine.load_config(config, [*TINY, "OUTPUT_DIR", str(output_dir), *overrides])
+        return engine.run(cfg, **how)
+
+    return _run
+
+
+@pytest.fixture
+def tiny_config():
+    def _config(engine, *overrides, config=AA_CONFIG):
+        return engine.load_config(config, [*TINY, *overrides])
+
+    return _config

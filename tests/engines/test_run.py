@@ -1,0 +1,114 @@
+"""Training, evaluation and resuming on either engine, and the files they leave."""
+
+import json
+
+import pytest
+import torch
+
+OUTPUT_FILES = {
+    "config.yaml",
+    "log.txt",
+    "metrics.json",
+    "model_final.pth",
+    "inference/coco_instances_results.json",
+}
+
+
+def read_metrics(output_dir):
+    return [json.loads(line) for line in (output_dir / "metrics.json").open()]
+
+
+def detections(output_dir):
+    return json.loads((output_dir / "inference/coco_instances_results.json").read_text())
+
+
+def test_training_leaves_the_same_files(engine, run, tmp_path):
+    output = tmp_path / "a run"
+    metrics = run(engine, output)
+    written = {str(p.relative_to(output)) for p in output.rglob("*")}
+    assert written >= OUTPUT_FILES
+    assert any(name.startswith("events.out.tfevents") for name in written)
+    assert set(metrics["bbox"]) >= {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-circle"}
+    lines = read_metrics(output)
+    assert lines[-1]["iteration"] in (3, 4)
+    assert {"total_loss", "loss_cls", "loss_box_reg", "lr"} <= set().union(*lines)
+    assert any("bbox/AP" in line for line in lines)
+    weights = torch.load(output / "model_final.pth", weights_only=True)["model"]
+    assert "backbone.bottom_up.res5.0.conv1.rel_h" in weights
+    assert "engine: " in (output / "log.txt").read_text().splitlines()[0]
+
+
+def test_eval_only_reproduces_the_training_result(engine, run, tmp_path):
+    trained = run(engine, tmp_path / "a")
+    again = run(
+        engine, tmp_path / "b", "MODEL.WEIGHTS", str(tmp_path / "a/model_final.pth"), eval_only=True
+    )
+    assert detections(tmp_path / "a") == detections(tmp_path / "b")
+    assert len(detections(tmp_path / "a")) == 4 * 20
+    torch.testing.assert_close(trained["bbox"], again["bbox"], rtol=0, atol=0, equal_nan=True)
+    # without MODEL.WEIGHTS it is the run's own final checkpoint
+    run(engine, tmp_path / "a", eval_only=True)
+    assert detections(tmp_path / "a") == detections(tmp_path / "b")
+
+
+def test_resumed_training_ends_where_an_uninterrupted_one_does(torchvision_engine, run, tmp_path):
+    period = ["SOLVER.CHECKPOINT_PERIOD", "3", "DATALOADER.NUM_WORKERS", "1"]
+    run(torchvision_engine, tmp_path, *period)
+    whole = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    result = detections(tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["iteration_0000003.ckpt"]
+    (tmp_path / "model_final.pth").unlink()
+
+    run(torchvision_engine, tmp_path, *period, resume=True)
+    assert "resuming from" in (tmp_path / "log.txt").read_text()
+    resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+    assert detections(tmp_path) == result
+
+
+def test_resumed_detectron2_training_goes_on(detectron2_engine, run, tmp_path):
+    run(detectron2_engine, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "2")
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    run(detectron2_engine, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "2", resume=True)
+    losses = [line for line in read_metrics(tmp_path) if "total_loss" in line]
+    assert [line["iteration"] for line in losses] == [3, 3]
+    assert losses[0]["lr"] == losses[1]["lr"] > 0
+    assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
+
+
+def test_resume_without_a_checkpoint_starts(engine, run, tmp_path):
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1", resume=True)
+    assert (tmp_path / "model_final.pth").exists()
+
+
+def test_evaluation_during_training(engine, run, tmp_path):
+    run(engine, tmp_path, "TEST.EVAL_PERIOD", "2")
+    evaluated = [line for line in read_metrics(tmp_path) if "bbox/AP" in line]
+    assert len(evaluated) == 2
+
+
+@pytest.mark.parametrize("name", ["torchvision", "detectron2"])
+def test_weights_of_either_engine_train_on_both(name, run, tmp_path, request):
+    engines = {n: request.getfixturevalue(f"{n}_engine") for n in ("torchvision", "detectron2")}
+    run(engines[name], tmp_path / "first")
+    other = engines["detectron2" if name == "torchvision" else "torchvision"]
+    weights = str(tmp_path / "first/model_final.pth")
+    run(other, tmp_path / "second", "MODEL.WEIGHTS", weights, eval_only=True)
+    first, second = detections(tmp_path / "first"), detections(tmp_path / "second")
+    assert len(first) == len(second)
+    # boxes that overlap the border may be clipped in another order; the best of each image agree
+    for image_id in {d["image_id"] for d in first}:
+        best = [
+            max((d for d in found if d["image_id"] == image_id), key=lambda d: d["score"])
+            for found in (first, second)
+        ]
+        assert best[0]["category_id"] == best[1]["category_id"]
+        assert best[0]["score"] == pytest.approx(best[1]["score"], abs=1e-3)
+        assert best[0]["bbox"] == pytest.approx(best[1]["bbox"], abs=0.1)
+
+
+def test_empty_images_train_where_they_are_not_filtered(engine, run, tmp_path):
+    run(engine, tmp_path, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False", "SOLVER.MAX_ITER", "6")
+    losses = [line["total_loss"] for line in read_metrics(tmp_path) if "total_loss" in line]
+    assert all(torch.isfinite(torch.tensor(losses)))

@@ -73,14 +73,19 @@ def _load(path: str, above: tuple[str, ...]) -> dict[str, Any]:
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{path}:{where} not a YAML file: {' '.join(problem.split())}") from None
+    except (ValueError, KeyError, AttributeError) as error:  # such as the date 2020-13-01
+        raise ConfigError(f"{path}: a value that YAML cannot hold: {error}") from None
     if tree is None:
         tree = {}
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+    if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected config keys and values, got {type(tree).__name__}")
+    for key in tree:
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: expected a config key, got {key!r}")
 
     bases = tree.pop(BASE_KEY, [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
             raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
         base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
@@ -99,10 +104,10 @@ def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
 
 def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
     _check_keys(cfg, tree, "", list(leaf_keys(cfg)), source)
-    _whole_numbers_to_floats(cfg, tree)
     try:
+        _whole_numbers_to_floats(cfg, tree)
         cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has a type of its own
-    except (ValueError, KeyError, AssertionError, SyntaxError) as error:
+    except (ValueError, TypeError, KeyError, AssertionError, SyntaxError) as error:
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from None
 
 
@@ -129,7 +134,9 @@ def _check_keys(
                 raise ConfigError(f"{source}: {name} must hold keys of its own, got {value!r}")
             _check_keys(cfg[key], value, f"{name}.", known, source)
         elif isinstance(value, dict) and cfg[key] is not None:
-            raise ConfigError(f"{source}: {name} must be a value, got keys {', '.join(value)}")
+            raise ConfigError(
+                f"{source}: {name} must be a value, got keys {', '.join(map(str, value))}"
+            )
 
 
 def _first_leaf(name: str, value: Any) -> str:

@@ -10,15 +10,15 @@ Both passes are operators of their own (``torch.ops.aa_detection``): ``torch.com
 """
 
 import math
+from collections.abc import Iterator
 from itertools import groupby
-from typing import Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from .positions import distance_vectors
 
-LOGITS_PER_THREAD = 2**17  # half a megabyte of float32: half of a common second-level cache
+LOGITS_PER_THREAD = 2**18  # 1 MB of float32: the second-level cache of a core
 LOGITS_PER_DEVICE = 2**24  # where there are no threads to count: 64 MB of float32
 
 
@@ -26,10 +26,10 @@ def blocked_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    rel_h: Optional[Tensor],
-    rel_w: Optional[Tensor],
+    rel_h: Tensor | None,
+    rel_w: Tensor | None,
     scale: float,
-    valid_size: Optional[Tensor],
+    valid_size: Tensor | None,
 ) -> Tensor:
     """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are.
 
@@ -40,20 +40,25 @@ def blocked_attention(
     rel_h = q.new_zeros(1, q.shape[-1]) if rel_h is None else rel_h
     rel_w = q.new_zeros(1, q.shape[-1]) if rel_w is None else rel_w
     r_h, r_w = distance_vectors(rel_h, height), distance_vectors(rel_w, width)
-    return _forward(q, k, v, r_h, r_w, valid_size, scale)
+    return _Attention.apply(q, k, v, r_h, r_w, valid_size, scale)
 
 
 # r_h is (H, H, d_k) and r_w (W, W, d_k): the distance vectors of (query, key).
 
 
-@torch.library.custom_op("aa_detection::blocked_attention", mutates_args=())
+@torch.library.custom_op(
+    "aa_detection::blocked_attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor r_h, Tensor r_w, Tensor? valid_size, "
+    "float scale) -> Tensor",
+)
 def _forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     r_h: Tensor,
     r_w: Tensor,
-    valid_size: Optional[Tensor],
+    valid_size: Tensor | None,
     scale: float,
 ) -> Tensor:
     out = v.new_zeros(v.shape)
@@ -70,7 +75,12 @@ def _(q, k, v, r_h, r_w, valid_size, scale):
     return v.new_empty(v.shape)
 
 
-@torch.library.custom_op("aa_detection::blocked_attention_backward", mutates_args=())
+@torch.library.custom_op(
+    "aa_detection::blocked_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor out, Tensor q, Tensor k, Tensor v, Tensor r_h, Tensor r_w, "
+    "Tensor? valid_size, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 def _backward(
     grad: Tensor,
     out: Tensor,
@@ -79,9 +89,9 @@ def _backward(
     v: Tensor,
     r_h: Tensor,
     r_w: Tensor,
-    valid_size: Optional[Tensor],
+    valid_size: Tensor | None,
     scale: float,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad_q, grad_k, grad_v = (x.new_zeros(x.shape) for x in (q, k, v))
     # the images' gradients of the tables add up: not in half precision
     grad_r_h, grad_r_w = (x.new_zeros(x.shape, dtype=_logits_dtype(q)) for x in (r_h, r_w))
@@ -103,28 +113,40 @@ def _(grad, out, q, k, v, r_h, r_w, valid_size, scale):
     return tuple(x.new_empty(x.shape) for x in (q, k, v, r_h, r_w))
 
 
-def _save_for_backward(ctx, inputs, output) -> None:
-    *tensors, ctx.scale = inputs
-    ctx.save_for_backward(output, *tensors)
+class _Attention(torch.autograd.Function):
+    """The two operators as one differentiable function, for autograd and for ``torch.func``."""
+
+    @staticmethod
+    def forward(q, k, v, r_h, r_w, valid_size, scale):
+        return _forward(q, k, v, r_h, r_w, valid_size, scale)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        *tensors, ctx.scale = inputs
+        ctx.save_for_backward(output, *tensors)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return (*_AttentionBackward.apply(grad, *ctx.saved_tensors, ctx.scale), None, None)
 
 
-def _gradients(ctx, grad: Tensor):
-    return (*_backward(grad, *ctx.saved_tensors, ctx.scale), None, None)
+class _AttentionBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs):
+        return _backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(
+            'relative_attention_2d: backend "blocked" has no second derivative; use backend="dense"'
+        )
 
 
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError(
-        'relative_attention_2d: backend "blocked" has no second derivative; use backend="dense"'
-    )
-
-
-_forward.register_autograd(_gradients, setup_context=_save_for_backward)
-_backward.register_autograd(_no_second_derivative)
-
-
-def _images_of_one_size(
-    q: Tensor, valid_size: Optional[Tensor]
-) -> Iterator[Tuple[slice, int, int]]:
+def _images_of_one_size(q: Tensor, valid_size: Tensor | None) -> Iterator[tuple[slice, int, int]]:
     """Runs of images with the same real rows and columns. Images without real pixels are left out.
 
     Cropping to the real pixels is the padding mask, and saves their work.
@@ -171,7 +193,7 @@ def _backward_real(
     r_h: Tensor,
     r_w: Tensor,
     scale: float,
-) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch, n_heads, height, width, _ = q.shape
     q, k, v, r_h, r_w = _arrange(q, k, v, r_h, r_w, scale)
     grad, out = _pixels_by_channels(grad, q.dtype), _pixels_by_channels(out, q.dtype)
@@ -216,7 +238,7 @@ def _logits_dtype(q: Tensor) -> torch.dtype:
     return torch.promote_types(q.dtype, torch.float32)
 
 
-def _arrange(q, k, v, r_h, r_w, scale: float) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _arrange(q, k, v, r_h, r_w, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """To the layouts and the dtype of the logits, the scale into q."""
     dtype = _logits_dtype(q)
     return (
@@ -233,7 +255,7 @@ def _pixels_by_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).flatten(2, 3).flatten(0, 1)
 
 
-def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[slice]]]:
+def _blocks(q: Tensor) -> Iterator[tuple[slice, list[slice]]]:
     """Slices of heads and, for each, the slices of query pixels that make one block."""
     heads, pixels = q.shape[:2]
     on_cpu = q.device.type == "cpu"
@@ -245,13 +267,13 @@ def _blocks(q: Tensor) -> Iterator[Tuple[slice, List[slice]]]:
         yield slice(i, min(i + n_heads, heads)), rows
 
 
-def _buffer(q: Tensor, heads: slice, blocks: List[slice]) -> Tensor:
+def _buffer(q: Tensor, heads: slice, blocks: list[slice]) -> Tensor:
     rows = max((rows.stop - rows.start for rows in blocks), default=0)
     return q.new_empty(heads.stop - heads.start, rows, q.shape[1])
 
 
-def _biases(q: Tensor, r_h: Tensor, r_w: Tensor) -> Tuple[Tensor, Tensor]:
-    """The position terms: ``(heads, pixels, H)`` for key rows, ``(heads, pixels, W)`` for columns."""
+def _biases(q: Tensor, r_h: Tensor, r_w: Tensor) -> tuple[Tensor, Tensor]:
+    """The position terms: ``(heads, pixels, H)`` for key rows and ``(…, W)`` for key columns."""
     q = q.unflatten(1, (len(r_h), len(r_w)))
     bias_h = torch.einsum("gixd,ijd->gixj", q, r_h)
     bias_w = torch.einsum("gixd,xyd->gixy", q, r_w)

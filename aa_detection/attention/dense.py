@@ -3,8 +3,6 @@
 Memory is ``O(heads · (H·W)²)``. Every other backend is tested against this one.
 """
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -15,10 +13,10 @@ def dense_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    rel_h: Optional[Tensor],
-    rel_w: Optional[Tensor],
+    rel_h: Tensor | None,
+    rel_w: Tensor | None,
     scale: float,
-    valid_size: Optional[Tensor],
+    valid_size: Tensor | None,
 ) -> Tensor:
     """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are."""
     height, width = q.shape[2:4]

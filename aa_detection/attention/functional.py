@@ -1,25 +1,28 @@
 """The public operator: checks its arguments, picks a backend."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
 from .blocked import blocked_attention
 from .dense import dense_attention
+from .folded import folded_attention
 
-BACKENDS = {"dense": dense_attention, "blocked": blocked_attention}
+BACKENDS = {
+    "dense": dense_attention,
+    "blocked": blocked_attention,
+    "folded": folded_attention,
+}
 
 
 def relative_attention_2d(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    rel_h: Optional[Tensor] = None,
-    rel_w: Optional[Tensor] = None,
+    rel_h: Tensor | None = None,
+    rel_w: Tensor | None = None,
     *,
-    scale: Optional[float] = None,
-    valid_size: Optional[Tensor] = None,
+    scale: float | None = None,
+    valid_size: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Multi-head self-attention over the pixels of a map, with relative positions.
@@ -57,10 +60,16 @@ def relative_attention_2d(
     _check(q, k, v, rel_h, rel_w, valid_size)
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be one of {['auto', *BACKENDS]}, got {backend!r}")
+    if backend == "auto":
+        backend = _choose(q)
     if scale is None:
         scale = q.shape[-1] ** -0.5
-    name = "dense" if backend == "auto" else backend
-    return BACKENDS[name](q, k, v, rel_h, rel_w, scale, valid_size)
+    with torch.autocast(q.device.type, enabled=False):
+        return BACKENDS[backend](q, k, v, rel_h, rel_w, scale, valid_size)
+
+
+def _choose(q: Tensor) -> str:
+    return "blocked"
 
 
 def _check(q, k, v, rel_h, rel_w, valid_size) -> None:
@@ -71,8 +80,8 @@ def _check(q, k, v, rel_h, rel_w, valid_size) -> None:
         )
     if v.dim() != 5 or v.shape[:4] != q.shape[:4]:
         raise ValueError(
-            f"v must have shape (B, heads, H, W, d_v) with q's first four sizes {tuple(q.shape[:4])}, "
-            f"got {tuple(v.shape)}"
+            "v must have shape (B, heads, H, W, d_v) with q's first four sizes "
+            f"{tuple(q.shape[:4])}, got {tuple(v.shape)}"
         )
     for name, table in (("rel_h", rel_h), ("rel_w", rel_w)):
         if table is not None and (
@@ -85,7 +94,8 @@ def _check(q, k, v, rel_h, rel_w, valid_size) -> None:
     if valid_size is not None:
         if valid_size.shape != (q.shape[0], 2):
             raise ValueError(
-                f"valid_size must have shape (B, 2) = ({q.shape[0]}, 2), got {tuple(valid_size.shape)}"
+                f"valid_size must have shape (B, 2) = ({q.shape[0]}, 2), "
+                f"got {tuple(valid_size.shape)}"
             )
         if valid_size.dtype not in (torch.int32, torch.int64):
             raise ValueError(f"valid_size must hold integers, got {valid_size.dtype}")

@@ -117,19 +117,28 @@ def test_names_may_be_endings_of_the_models(plain_and_augmented, framework):
         assert torch.equal(weights[key], tensor), key
 
 
-def test_stem_is_not_taken_for_a_convolution_the_checkpoint_lacks(build):
-    """``conv1.weight`` ends ``layer1.0.conv1.weight`` too, and has as many filters."""
+@pytest.mark.parametrize(
+    ("lacking", "cut_of_a_block"),
+    [(("conv1", "bn1"), []), (("bn1",), ["conv1.weight"])],
+    ids=["conv and norm", "norm"],
+)
+def test_stem_is_not_taken_for_what_the_checkpoint_lacks(build, lacking, cut_of_a_block):
+    """``conv1.weight`` ends ``layer1.0.conv1.weight`` too, ``bn1`` likewise, and is as wide."""
     network = build("torchvision", 18, stages=["res2"])
-    weights = {k: v for k, v in network.state_dict().items() if not k.startswith("layer1")}
-    before = copy.deepcopy(weights)
+    before = {
+        key: tensor.clone()
+        for key, tensor in network.state_dict().items()
+        if not (key.startswith("layer1") and key.split(".")[2] in lacking)
+    }
+    expected = [f"layer1.{block}.{key}" for block in (0, 1) for key in cut_of_a_block]
     augment(network, AttentionSpec(stages=("res2",), max_image_size=64))
-    report = load_weights(network, weights)
-    assert report.sliced == [] and report.unused == []
-    assert report.loaded == list(before)
     for model in (network, nn.ModuleDict({"body": network})):
         weights = copy.deepcopy(before)
-        assert slice_plain_convs(model, weights) == []
-        assert all(torch.equal(weights[key], before[key]) for key in before)
+        assert slice_plain_convs(model, weights) == expected
+        for key in before.keys() - set(expected):
+            assert torch.equal(weights[key], before[key]), key
+    report = load_weights(network, copy.deepcopy(before))
+    assert report.sliced == expected and report.unused == []
 
 
 @pytest.mark.parametrize("shape", [(16, 4, 3, 3), (16, 3, 1, 1), (20, 3, 3, 3)], ids=str)

@@ -47,8 +47,15 @@ def relative_attention_2d(
         valid_size: ``(B, 2)`` integers, the rows and columns of each image that are real, counted
             from the top left. Keys outside get no weight and outputs outside are zero. None: all
             pixels are real.
-        backend: "dense" materialises all logits and is the specification the others are tested
-            against. "auto" picks.
+        backend: "auto" picks one of
+
+            - "dense": materialises all logits; the specification the others are tested against,
+              and the only one that can be differentiated twice.
+            - "blocked": never holds more than a block of logits, forward and backward, on any
+              device; the fastest on the CPU.
+            - "folded": the position terms as channels of
+              :func:`torch.nn.functional.scaled_dot_product_attention`. Where its kernels are fused
+              they lose precision in float32 gradients when logits are in the hundreds.
 
     Returns:
         ``(B, h, H, W, d_v)`` in the dtype of `v`. Logits and softmax are computed in float32 at
@@ -61,15 +68,26 @@ def relative_attention_2d(
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be one of {['auto', *BACKENDS]}, got {backend!r}")
     if backend == "auto":
-        backend = _choose(q)
+        backend = choose_backend(q)
     if scale is None:
         scale = q.shape[-1] ** -0.5
     with torch.autocast(q.device.type, enabled=False):
         return BACKENDS[backend](q, k, v, rel_h, rel_w, scale, valid_size)
 
 
-def _choose(q: Tensor) -> str:
-    return "blocked"
+def choose_backend(q: Tensor) -> str:
+    """What "auto" picks. The thresholds are from docs/benchmark/attention.txt.
+
+    Whether gradients are needed does not change their order there, so it is not asked.
+    """
+    # dense is a handful of calls, and on a map this small calls are what costs. A compiled or
+    # exported graph has them anyway, and must not depend on the size.
+    if q.shape[2] * q.shape[3] <= 128 and not torch.compiler.is_compiling():
+        return "dense"
+    # SDPA has fused kernels for float64 on the CPU only; without one it materialises the logits
+    if q.device.type == "cpu" or q.dtype == torch.float64:
+        return "blocked"
+    return "folded"  # not measured
 
 
 def _check(q, k, v, rel_h, rel_w, valid_size) -> None:

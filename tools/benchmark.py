@@ -1,0 +1,469 @@
+#!/usr/bin/env python
+"""Time and peak memory of the attention operator, and of a detector with it.
+
+    benchmark.py attention      every backend, plain attention as the floor, and timm's layer
+    benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step
+
+Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
+into ``--output``. Times are medians of cases that take turns in one process; memory is the peak
+over what is there before, each case in a process of its own. Runs on Linux.
+"""
+
+import argparse
+import json
+import multiprocessing
+import platform
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aa_detection.attention import relative_attention_2d
+from aa_detection.attention.functional import BACKENDS
+
+# ---- timing and memory ---------------------------------------------------------------------------
+
+MIN_TURNS, MAX_TURNS = 3, 100
+ENOUGH_S = 20.0  # of turns, for all cases of one size
+LONG_S = 10.0  # a case that takes longer is run once
+
+# what is timed: called with True, it also computes gradients
+Case = Callable[[bool], None]
+
+
+def take_turns(cases: dict[str, Case], device: str) -> dict[str, dict[str, float]]:
+    """Median milliseconds of every case, without and with gradients."""
+    seconds = defaultdict(list)
+    start = time.perf_counter()
+    for turn in range(MAX_TURNS):
+        if turn >= MIN_TURNS and time.perf_counter() - start > ENOUGH_S:
+            break
+        for name, case in cases.items():
+            for backward in (False, True):
+                taken = seconds[name, backward]
+                if not taken or taken[0] < LONG_S:
+                    taken.append(seconds_of(case, backward, device))
+    return {
+        name: {
+            "forward_ms": 1e3 * statistics.median(seconds[name, False]),
+            "forward_backward_ms": 1e3 * statistics.median(seconds[name, True]),
+        }
+        for name in cases
+    }
+
+
+def seconds_of(case: Case, backward: bool, device: str) -> float:
+    start = time.perf_counter()
+    case(backward)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_memory(case: Case, device: str) -> dict[str, float]:
+    """Megabytes over what is allocated before, without and with gradients."""
+    peaks = {}
+    before = None
+    for name, backward in (("forward_mb", False), ("forward_backward_mb", True)):
+        if device == "cpu":
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+            before = before or process_memory("VmRSS")
+            case(backward)
+            peaks[name] = process_memory("VmHWM") - before
+        else:
+            torch.cuda.reset_peak_memory_stats()
+            before = before or torch.cuda.memory_allocated() / 2**20
+            case(backward)
+            peaks[name] = torch.cuda.max_memory_allocated() / 2**20 - before
+    return peaks
+
+
+def process_memory(field: str) -> float:
+    """Megabytes, as Linux counts them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def in_fresh_process(function: Callable, *arguments):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+# ---- the operator --------------------------------------------------------------------------------
+
+HEADS, KEY_DEPTH, VALUE_DEPTH = (
+    8,
+    20,
+    3,
+)  # per head, of AA-ResNet-50 on ImageNet in its fourth stage
+FLOOR = "plain attention"
+TIMM, AUTO_LAYER, FLEX = "timm BottleneckAttn", "auto as such a layer", "FlexAttention"
+# these hold all logits several times over: 9 GB a copy at 100x168
+MATERIALISES, MOST_TOKENS = ("dense", TIMM), 5000
+LOGITS_STD = (1, 10, 30, 100)
+ATTENTION_SIZES = ("10x10", "20x20", "25x42", "40x40", "50x84", "100x168")
+
+
+def attention_case(
+    name: str, height: int, width: int, std: float, batch: int, device: str, dtype: torch.dtype
+) -> Case:
+    """`name` at one size, with random inputs that give logits of standard deviation `std`."""
+    torch.manual_seed(0)
+    make = {"device": device, "dtype": dtype, "requires_grad": True}
+    if name in (TIMM, AUTO_LAYER):
+        return layer_case(name, torch.randn(batch, 64, height, width, **make))
+
+    # without position terms the logits' variance is that of q
+    variance = 1 if name == FLOOR else 3
+    q = torch.randn(batch, HEADS, height, width, KEY_DEPTH, device=device) * std / variance**0.5
+    q = q.to(dtype).requires_grad_()
+    k = torch.randn(batch, HEADS, height, width, KEY_DEPTH, **make)
+    if name == FLOOR:
+        # as wide as q and k, or PyTorch does not take its fused kernel
+        v = torch.randn(batch, HEADS, height * width, KEY_DEPTH, **make)
+        q, k = (x.detach().flatten(2, 3).requires_grad_() for x in (q, k))
+        return differentiable(F.scaled_dot_product_attention, q, k, v)
+    v = torch.randn(batch, HEADS, height, width, VALUE_DEPTH, **make)
+    rel_h = torch.randn(2 * height - 1, KEY_DEPTH, **make)
+    rel_w = torch.randn(2 * width - 1, KEY_DEPTH, **make)
+    if name == FLEX:
+        return differentiable(flex_attention(), q, k, v, rel_h, rel_w)
+
+    def attention(*inputs: Tensor) -> Tensor:
+        return relative_attention_2d(*inputs, backend=name)
+
+    return differentiable(attention, q, k, v, rel_h, rel_w)
+
+
+def differentiable(function: Callable[..., Tensor], *inputs: Tensor) -> Case:
+    def case(backward: bool) -> None:
+        if backward:
+            out = function(*inputs)
+            torch.autograd.grad(out, inputs, torch.ones_like(out))
+        else:
+            with torch.no_grad():
+                function(*inputs)
+
+    return case
+
+
+def layer_case(name: str, x: Tensor) -> Case:
+    """A layer on 64 channels with its 1x1 convolution for q, k and v."""
+    channels, size, options = x.shape[1], x.shape[2:], {"device": x.device, "dtype": x.dtype}
+    if name == TIMM:
+        from timm.layers.bottleneck_attn import BottleneckAttn
+
+        out_channels = HEADS * VALUE_DEPTH
+        layer = BottleneckAttn(
+            channels, out_channels, tuple(size), num_heads=HEADS, dim_head=KEY_DEPTH, **options
+        )
+    else:
+        layer = AutoLayer(channels, *size).to(**options)
+    parameters = list(layer.parameters())
+    return differentiable(lambda x, *_: layer(x), x, *parameters)
+
+
+class AutoLayer(nn.Module):
+    """What timm's layer computes, on any size of map."""
+
+    def __init__(self, channels: int, max_h: int, max_w: int) -> None:
+        super().__init__()
+        self.depths = [HEADS * KEY_DEPTH, HEADS * KEY_DEPTH, HEADS * VALUE_DEPTH]
+        self.qkv = nn.Conv2d(channels, sum(self.depths), 1, bias=False)
+        self.rel_h = nn.Parameter(KEY_DEPTH**-0.5 * torch.randn(2 * max_h - 1, KEY_DEPTH))
+        self.rel_w = nn.Parameter(KEY_DEPTH**-0.5 * torch.randn(2 * max_w - 1, KEY_DEPTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).split(self.depths, dim=1)
+        qkv = [x.unflatten(1, (HEADS, -1)).permute(0, 1, 3, 4, 2) for x in qkv]
+        out = relative_attention_2d(*qkv, self.rel_h, self.rel_w)
+        return out.permute(0, 1, 4, 2, 3).flatten(1, 2)
+
+
+def flex_attention() -> Callable[..., Tensor]:
+    """PyTorch's compiled attention with the position terms added to its logits."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
+        height, width = q.shape[2:4]
+        row, column = (torch.arange(n, device=q.device) for n in (height, width))
+        r_h = rel_h[row[None, :] - row[:, None] + height - 1]
+        r_w = rel_w[column[None, :] - column[:, None] + width - 1]
+        scaled = q * q.shape[-1] ** -0.5
+        bias_h = torch.einsum("bhixd,ijd->bhixj", scaled, r_h).flatten(2, 3)
+        bias_w = torch.einsum("bhixd,xyd->bhixy", scaled, r_w).flatten(2, 3)
+
+        def add_positions(logit, image, head, query, key):
+            at_row, at_column = key // width, key % width
+            return (
+                logit + bias_h[image, head, query, at_row] + bias_w[image, head, query, at_column]
+            )
+
+        q, k, v = (x.flatten(2, 3) for x in (q, k, F.pad(v, (0, 16 - v.shape[-1]))))
+        return compiled(q, k, v, score_mod=add_positions)[..., :VALUE_DEPTH]
+
+    return attention
+
+
+def measure_attention(args: argparse.Namespace) -> list[dict]:
+    """A row for every size, implementation and standard deviation of the logits."""
+    rows = []
+    for height, width in args.sizes:
+        names = [FLOOR, *BACKENDS, TIMM, AUTO_LAYER] + ([FLEX] if args.device != "cpu" else [])
+        if height * width > MOST_TOKENS:
+            names = [name for name in names if name not in MATERIALISES]
+        kinds = [(name, LOGITS_STD[0]) for name in names]
+        kinds += [("auto", std) for std in LOGITS_STD]
+        problem = height, width, args.batch, args.device, args.dtype
+        times = in_fresh_process(attention_times, kinds, *problem)
+        for name, std in kinds:
+            row = {"name": name, "height": height, "width": width, "logits_std": std}
+            row |= times[name, std]
+            if std == LOGITS_STD[0]:
+                row |= in_fresh_process(attention_memory, name, *problem)
+            rows.append(row)
+    return rows
+
+
+def attention_times(kinds, height, width, batch, device, dtype):
+    options = batch, device, getattr(torch, dtype)
+    cases = {(name, std): attention_case(name, height, width, std, *options) for name, std in kinds}
+    return take_turns(cases, device)
+
+
+def attention_memory(name, height, width, batch, device, dtype):
+    options = batch, device, getattr(torch, dtype)
+    for backward in (False, True):
+        attention_case(name, 12, 12, 1.0, *options)(backward)  # what PyTorch allocates once
+    return peak_memory(attention_case(name, height, width, 1.0, *options), device)
+
+
+def attention_table(rows: list[dict]) -> str:
+    lines = [
+        f"{HEADS} heads, {KEY_DEPTH} key and {VALUE_DEPTH} value channels a head.",
+        "Milliseconds and, in brackets, times plain attention (SDPA without positions) of the same",
+        "size; megabytes over the inputs. A layer includes its 1x1 convolution of 64 channels.",
+        "",
+        f"{'map':>7}  {'':22}{'forward':>18}{'+ backward':>19}{'MB forward':>12}{'+ backward':>12}",
+    ]
+    for group in by_size(rows):
+        normal = [row for row in group if row["logits_std"] == LOGITS_STD[0]]
+        floor = next(row for row in normal if row["name"] == FLOOR)
+        for row in normal:
+            line = f"{map_size(row):>7}  {row['name']:22}"
+            for key, columns in (("forward_ms", 18), ("forward_backward_ms", 19)):
+                ratio = f"({row[key] / floor[key]:.2f})"
+                line += f"{row[key]:{columns - 9}.2f} {ratio:>8}"
+            lines.append(line + f"{row['forward_mb']:12.1f}{row['forward_backward_mb']:12.1f}")
+        lines.append("")
+    lines += [
+        "auto by the standard deviation of the logits: milliseconds, and times those of the first",
+        "",
+        f"{'map':>7}  " + "".join(f"{f'{std:g} forward':>18}" for std in LOGITS_STD),
+        f"{'':7}  " + "".join(f"{'+ backward':>18}" for _ in LOGITS_STD),
+    ]
+    for group in by_size(rows):
+        auto = [row for row in group if row["name"] == "auto"]
+        for label, key in ((map_size(auto[0]), "forward_ms"), ("", "forward_backward_ms")):
+            line = f"{label:>7}  "
+            for row in auto:
+                line += f"{row[key]:9.2f} {f'({row[key] / auto[0][key]:.2f})':>8}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def plot_attention(rows: list[dict], path: Path) -> None:
+    """Time and memory, forward and backward, against the number of tokens, both logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True)
+    for axes, key, label, power in (
+        (panels[0], "forward_backward_ms", "forward and backward, ms", 2),
+        (panels[1], "forward_backward_mb", "peak memory over the inputs, MB", 1),
+    ):
+        normal = [row for row in rows if row["logits_std"] == LOGITS_STD[0]]
+        for name in dict.fromkeys(row["name"] for row in normal if row["name"] != "auto"):
+            points = [
+                (row["height"] * row["width"], row[key]) for row in normal if row["name"] == name
+            ]
+            style = "k--" if name == FLOOR else "o-"
+            axes.plot(*zip(*points), style, label=name, markersize=4)
+        tokens, values = zip(
+            *((row["height"] * row["width"], row[key]) for row in normal if row["name"] == "auto")
+        )
+        guide = [values[-1] / 2 * (n / tokens[-1]) ** power for n in tokens]
+        axes.plot(tokens, guide, color="0.7", linewidth=6, zorder=0, label=f"tokens ** {power}")
+        axes.set(xscale="log", yscale="log", xlabel="tokens (height x width)", ylabel=label)
+        axes.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(path, dpi=120)
+
+
+# ---- the detector --------------------------------------------------------------------------------
+
+CONFIGS = {"RetinaNet-R50": "retinanet_R50.yaml", "AA-RetinaNet-R50": "aa_retinanet_R50.yaml"}
+MODEL_SIZES = ("320x320", "640x640", "800x1344")
+
+
+def model_case(name: str, height: int, width: int, batch: int, device: str) -> Case:
+    """Inference (False) or a training step (True) of a RetinaNet with random weights."""
+    from aa_detection.engines.torchvision.config import load_config
+    from aa_detection.engines.torchvision.model import build_model
+
+    torch.manual_seed(0)
+    config = Path(__file__).parents[1] / "configs" / CONFIGS[name]
+    model = build_model(load_config(str(config), ["MODEL.WEIGHTS", ""])).to(device)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6)
+    images = [255 * torch.rand(3, height, width, device=device) for _ in range(batch)]
+    corner = torch.rand(8, 2, device=device) * torch.tensor([width, height], device=device) / 2
+    boxes = torch.cat([corner, corner + corner.new_tensor([width / 4, height / 4])], dim=1)
+    target = {"boxes": boxes, "labels": torch.arange(8, device=device)}
+
+    def case(training: bool) -> None:
+        model.train(training)
+        if not training:
+            with torch.no_grad():
+                model(images)
+            return
+        loss = sum(model(images, [target] * batch).values())
+        if not loss.isfinite():
+            raise RuntimeError(f"{name}: the loss is {loss}, and its time would mean nothing")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return case
+
+
+def measure_model(args: argparse.Namespace) -> list[dict]:
+    """A row for every size and detector."""
+    rows = []
+    for height, width in args.sizes:
+        problem = height, width, args.batch, args.device
+        times = in_fresh_process(model_times, *problem)
+        for name in CONFIGS:
+            row = {"name": name, "height": height, "width": width, **times[name]}
+            rows.append(row | in_fresh_process(model_memory, name, *problem))
+    return rows
+
+
+def model_times(*problem):
+    return take_turns({name: model_case(name, *problem) for name in CONFIGS}, problem[-1])
+
+
+def model_memory(name, height, width, batch, device):
+    for training in (False, True):
+        model_case(name, 64, 64, batch, device)(training)  # what PyTorch allocates once
+    return peak_memory(model_case(name, height, width, batch, device), device)
+
+
+def model_table(rows: list[dict]) -> str:
+    columns = {
+        "inference, ms": "forward_ms",
+        "training step, ms": "forward_backward_ms",
+        "inference, MB": "forward_mb",
+        "training, MB": "forward_backward_mb",
+    }
+    lines = [
+        "Milliseconds, megabytes over the model's, and in brackets times RetinaNet-R50.",
+        "",
+        f"{'image':>9}  {'':18}" + "".join(f"{label:>20}" for label in columns),
+    ]
+    for group in by_size(rows):
+        for row in group:
+            line = f"{map_size(row):>9}  {row['name']:18}"
+            for key in columns.values():
+                line += f"{row[key]:11.0f} {f'({row[key] / group[0][key]:.2f})':>8}"
+            lines.append(line)
+    return "\n".join(lines)
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def by_size(rows: list[dict]) -> list[list[dict]]:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["height"], row["width"]].append(row)
+    return list(groups.values())
+
+
+def map_size(row: dict) -> str:
+    return f"{row['height']}x{row['width']}"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def describe_machine(args: argparse.Namespace) -> dict:
+    if args.device == "cpu":
+        info = Path("/proc/cpuinfo").read_text().splitlines()
+        device = next((x.split(": ")[1] for x in info if x.startswith("model name")), "CPU")
+    else:
+        device = torch.cuda.get_device_name()
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "dtype": args.dtype,
+        "batch": args.batch,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, measure, table, sizes in (
+        ("attention", measure_attention, attention_table, ATTENTION_SIZES),
+        ("model", measure_model, model_table, MODEL_SIZES),
+    ):
+        command = commands.add_parser(name)
+        command.set_defaults(measure=measure, table=table)
+        command.add_argument(
+            "--sizes",
+            nargs="+",
+            type=parse_size,
+            metavar="HxW",
+            default=[parse_size(x) for x in sizes],
+        )
+        command.add_argument("--batch", type=int, default=1)
+        command.add_argument("--device", default="cpu")
+        command.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+        command.add_argument("--output", type=Path, default=Path("docs/benchmark"), metavar="DIR")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    machine, rows = describe_machine(args), args.measure(args)
+    table = ", ".join(f"{key} {value}" for key, value in machine.items()) + ".\n" + args.table(rows)
+    print(table)
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / args.command
+    path.with_suffix(".txt").write_text(table + "\n")
+    path.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    if args.command == "attention":
+        plot_attention(rows, path.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -63,7 +63,7 @@ def test_empty_scene_has_a_texture_and_no_objects():
 def test_objects_do_not_share_pixels_and_have_no_holes():
     for seed in range(15):
         pixels, objects = draw_scene(np.random.default_rng(seed))
-        assert 1 <= len(objects) <= 6
+        assert 1 <= len(objects) <= 8
         assert sum(each.pixels.astype(int) for each in objects).max() == 1
         for each in objects:
             assert each.shape in SHAPES

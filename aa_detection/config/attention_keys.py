@@ -83,7 +83,7 @@ def attention_spec(cfg: CfgNode) -> AttentionSpec:
         raise name_key(error) from None
 
 
-def name_key(error: ValueError) -> ConfigError:
+def name_key(error: Exception) -> ConfigError:
     """An :class:`AttentionSpec` error with the config key for its first word, the field."""
     field, _, rest = str(error).partition(" ")
     colon = ":" if field.endswith(":") else ""

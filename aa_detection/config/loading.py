@@ -35,7 +35,8 @@ def merge_yaml(cfg: CfgNode, path: str) -> None:
         ConfigError: the file is missing, is not YAML or not a mapping, names itself as its base,
             or holds a key `cfg` does not have or a value of another type.
     """
-    _merge(cfg, _load(path, ()), path)
+    for file, tree in _chain(path, ()):
+        _merge(cfg, tree, file)
 
 
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -56,8 +57,8 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         _merge(cfg, tree, "the command line")
 
 
-def _load(path: str, above: tuple[str, ...]) -> dict[str, Any]:
-    """The file's mapping merged over its base's."""
+def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The files to merge, bases first, each with its mapping."""
     real = os.path.realpath(path)
     if real in above:
         raise ConfigError(f"{path}: its {BASE_KEY} chain leads back to itself")
@@ -84,22 +85,12 @@ def _load(path: str, above: tuple[str, ...]) -> dict[str, Any]:
             raise ConfigError(f"{path}: expected a config key, got {key!r}")
 
     bases = tree.pop(BASE_KEY, [])
-    merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
             raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
         base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        _overlay(merged, _load(base, (*above, real)))
-    _overlay(merged, tree)
-    return merged
-
-
-def _overlay(below: dict[str, Any], above: dict[str, Any]) -> None:
-    for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            _overlay(below[key], value)
-        else:
-            below[key] = value
+        yield from _chain(base, (*above, real))
+    yield path, tree
 
 
 def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
@@ -107,7 +98,7 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
     try:
         _whole_numbers_to_floats(cfg, tree)
         cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has a type of its own
-    except (ValueError, TypeError, KeyError, AssertionError, SyntaxError) as error:
+    except (ValueError, TypeError, KeyError, AssertionError, SyntaxError, RecursionError) as error:
         raise ConfigError(f"{source}: {' '.join(str(error).split())}") from None
 
 
@@ -140,7 +131,9 @@ def _check_keys(
 
 
 def _first_leaf(name: str, value: Any) -> str:
-    while isinstance(value, dict) and value:
+    for _ in range(8):  # an alias may make a mapping its own value
+        if not isinstance(value, dict) or not value:
+            break
         key, value = next(iter(value.items()))
         name = f"{name}.{key}"
     return name

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..attention.functional import BACKENDS
 from ..layers.aa_conv import AAConv2d, attention_depths
 from .padding import mask_padding
 from .resnet import (
@@ -64,6 +65,10 @@ class AttentionSpec:
                     )
         if self.max_image_size < 1:
             raise ValueError(f"max_image_size must be at least 1, got {self.max_image_size}")
+        if self.backend not in ("auto", *BACKENDS):
+            raise ValueError(
+                f"backend must be among auto, {', '.join(BACKENDS)}, got {self.backend!r}"
+            )
         # a width every head divides: only what is wrong at any width is found here
         attention_depths(
             4096 * max(1, self.num_heads),

@@ -10,15 +10,6 @@ from torchvision.ops import FrozenBatchNorm2d
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Maps this small gain nothing from threads, and lose much where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def _torchvision(depth, norm, stages):
     if isinstance(depth, int):
         depth = f"resnet{depth}"

@@ -52,5 +52,5 @@ def _augmented(resnet: nn.Module, cfg) -> nn.Module:
     spec = attention_spec(cfg)
     try:
         return augment(resnet, spec)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise name_key(error) from None

@@ -73,8 +73,8 @@ class DetectionModule(LightningModule):
         images, targets = batch
         losses = self.model(images, targets)
         total = sum(losses.values())
-        self.log_dict({"total_loss": total.detach(), **losses}, batch_size=len(images))
-        self.log("total_loss_", total.detach(), prog_bar=True, logger=False, batch_size=len(images))
+        self.log("total_loss", total.detach(), prog_bar=True)
+        self.log_dict(losses)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True)
         return total
 

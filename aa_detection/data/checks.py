@@ -12,7 +12,7 @@ from .catalog import CocoDataset, DatasetError
 
 @dataclass(frozen=True)
 class CocoSummary:
-    """What a checked dataset holds. The three tuples on categories are in the order of their ids."""
+    """What a checked dataset holds. The tuples on categories are in the order of their ids."""
 
     images: int
     annotations: int

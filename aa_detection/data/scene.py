@@ -1,7 +1,7 @@
 """One image of the sample dataset: shapes in front of each other on a textured background.
 
-The class is the silhouette and nothing else. Colours, sizes, rotations and backgrounds are drawn
-alike for all classes.
+A class is a silhouette and, as with most things in the world, a usual colour. Sizes, rotations and
+backgrounds are drawn alike for all classes.
 """
 
 from typing import NamedTuple
@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_IMAGE_SIDE = (160, 256)  # pixels, both ends included
-_MAX_OBJECTS = 6
+_IMAGE_SIDE = (144, 208)  # pixels, both ends included
+_OBJECTS = (1, 6)  # in an image that is not empty, both ends included; crowding may leave some out
+_HUE_SPREAD = 14  # degrees, the standard deviation around a class's usual hue
 # Share of the shapes, smallest and largest longer side in pixels. Every one of COCO's three ranges
 # of area (up to 32^2, 96^2 and above) has to have enough objects to be measured.
-_SIZES = ((0.35, 14, 40), (0.35, 40, 110), (0.30, 125, 156))
-_MIN_VISIBLE = 0.5  # share of its pixels that an object keeps when others cover it
+_SIZES = ((0.35, 14, 38), (0.43, 38, 100), (0.22, 124, 141))
+_MIN_VISIBLE = 0.7  # share of its pixels that an object keeps when others cover it
 _MIN_CONTRAST = 90  # Euclidean distance of two RGB colours, 0..255 a channel
 _PLACES_TO_TRY = 5  # before an object is left out
 _SUBPIXELS = 4  # a side, to antialias the edges
@@ -31,13 +32,13 @@ def draw_scene(
 ) -> tuple[NDArray[np.uint8], list[VisibleObject]]:
     """Draws an image ``(H, W, 3)``, RGB, and the objects in it, the hindmost first.
 
-    Every object lies inside the image, at least half of it can be seen, and what can be seen has
-    no holes, so that polygons describe it exactly. `empty`: an image without objects.
+    Every object lies inside the image, most of it can be seen, and what can be seen has no holes,
+    so that polygons describe it exactly. `empty`: an image without objects.
     """
     height, width = (int(side) for side in rng.integers(*_IMAGE_SIDE, size=2, endpoint=True))
     image, background = _background(rng, height, width)
     objects: list[_Object] = []
-    wanted = 0 if empty else int(rng.integers(1, _MAX_OBJECTS, endpoint=True))
+    wanted = 0 if empty else int(rng.integers(*_OBJECTS, endpoint=True))
     # the large ones behind, or few of them would stay large
     for size in sorted((_size(rng) for _ in range(wanted)), reverse=True):
         for _ in range(_PLACES_TO_TRY):
@@ -51,7 +52,7 @@ def draw_scene(
             continue
         around = cv2.dilate(pixels.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         neighbours = [other.colour for other in behind if (other.visible & around).any()]
-        colour = _contrasting_colour(rng, [*background, *neighbours])
+        colour = _contrasting_colour(rng, shape, [*background, *neighbours])
         image += coverage[..., None] * (_shading(rng, height, width) + colour - image)
         objects = [*behind, _Object(shape, colour, int(pixels.sum()), pixels)]
     image += rng.normal(0, rng.uniform(0.5, 4), (height, width, 1))  # the sensor's noise
@@ -157,10 +158,13 @@ def _place(
 
 
 def _contrasting_colour(
-    rng: np.random.Generator, others: list[NDArray[np.float64]]
+    rng: np.random.Generator, shape: str, others: list[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """A colour that stands out from each of the others, or that does so best of some tries."""
-    candidates = rng.uniform(20, 235, (50, 3))
+    """A colour of the class that stands out from the others, or does so best of some tries."""
+    usual = list(SHAPES).index(shape) * 360 / len(SHAPES)
+    hue = (usual + _HUE_SPREAD * rng.normal(size=50)) % 360
+    hsv = np.stack([hue, rng.uniform(0.55, 1, 50), rng.uniform(0.45, 1, 50)], axis=1)
+    candidates = 255.0 * cv2.cvtColor(hsv[None].astype(np.float32), cv2.COLOR_HSV2RGB)[0]
     contrast = np.linalg.norm(candidates[:, None] - np.array(others), axis=2).min(1)
     enough = np.flatnonzero(contrast >= _MIN_CONTRAST)
     return candidates[enough[0] if len(enough) else contrast.argmax()]

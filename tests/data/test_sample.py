@@ -87,7 +87,7 @@ def test_image_sizes_vary_and_are_those_of_the_files(sample, coco):
             assert picture.mode == "RGB"
             assert picture.size == (image["width"], image["height"])
         sizes.append((image["width"], image["height"]))
-    assert all(160 <= side <= 256 for size in sizes for side in size)
+    assert all(144 <= side <= 208 for size in sizes for side in size)
     assert len(set(sizes)) > 60
     assert sum(width != height for width, height in sizes) > 70
     assert sum(width % 2 and height % 2 for width, height in sizes) > 5

@@ -1,15 +1,23 @@
 """Attention-augmented ResNet backbones for object detection.
 
-Bello et al., *Attention Augmented Convolutional Networks*, ICCV 2019, as a plug-in of detectron2
-and as layers for any PyTorch project. Importing this needs torch alone.
+*Attention Augmented Convolutional Networks* (Bello et al., ICCV 2019) and *An Attention Module for
+Convolutional Neural Networks* (arXiv 2108.08205), as a plug-in of detectron2 and as layers for any
+PyTorch project. Importing this needs torch alone.
 """
 
 from .attention import relative_attention_2d
-from .layers import AAConv2d
+from .layers import AAConv2d, AWConv2d
 from .models import AttentionSpec, augment
 
 __version__ = "0.1.0"
-__all__ = ["AAConv2d", "AttentionSpec", "add_aa_config", "augment", "relative_attention_2d"]
+__all__ = [
+    "AAConv2d",
+    "AWConv2d",
+    "AttentionSpec",
+    "add_aa_config",
+    "augment",
+    "relative_attention_2d",
+]
 
 
 def add_aa_config(cfg) -> None:

@@ -10,6 +10,7 @@ from .loading import ConfigError
 # field of AttentionSpec -> key below MODEL.ATTENTION
 _KEYS = {
     "conv": "CONV",
+    "gate": "GATE",
     "stages": "STAGES",
     "num_heads": "AA.NUM_HEADS",
     "key_ratio": "AA.KEY_RATIO",
@@ -20,6 +21,8 @@ _KEYS = {
     "max_image_size": "AA.MAX_IMAGE_SIZE",
     "mask_padding": "AA.MASK_PADDING",
     "backend": "AA.BACKEND",
+    "aw_reduction": "AW.REDUCTION",
+    "gate_reduction": "SE.REDUCTION",
 }
 
 
@@ -31,8 +34,10 @@ def add_attention_keys(cfg: CfgNode) -> None:
     cfg.defrost()
     node = type(cfg)  # detectron2 has a type of its own
     attention = node()
-    # What replaces the 3x3 convolution of a block: "" nothing, "aa" AAConv2d
+    # What replaces the 3x3 convolution of a block: "" nothing, "aa" AAConv2d, "aw" AWConv2d
     attention.CONV = ""
+    # What weighs a block's output before the shortcut is added: "" nothing, "se" or "cbam"
+    attention.GATE = ""
     # Stages whose blocks are changed
     attention.STAGES = ["res3", "res4", "res5"]
 
@@ -53,6 +58,14 @@ def add_attention_keys(cfg: CfgNode) -> None:
     attention.AA.MASK_PADDING = True
     # Backend of the attention operator
     attention.AA.BACKEND = "auto"
+
+    attention.AW = node()
+    # Channels of an AWConv2d's input over those its attention is computed in
+    attention.AW.REDUCTION = 16
+
+    attention.SE = node()
+    # The same of the gate, "cbam" included
+    attention.SE.REDUCTION = 16
 
     cfg.MODEL.ATTENTION = attention
     if frozen:
@@ -76,7 +89,9 @@ def attention_spec(cfg: CfgNode) -> AttentionSpec:
         for part in key.split("."):
             node = node[part]
         values[field] = node
-    values["mask_padding"] = values["mask_padding"] and _zero_is_padding(cfg, values["conv"])
+    values["mask_padding"] = values["mask_padding"] and _zero_is_padding(
+        cfg, bool(values["conv"] or values["gate"])
+    )
     try:
         return AttentionSpec(**values)
     except ValueError as error:
@@ -91,11 +106,11 @@ def name_key(error: Exception) -> ConfigError:
     return ConfigError(f"MODEL.ATTENTION.{key}{colon} {rest}" if key else str(error))
 
 
-def _zero_is_padding(cfg: CfgNode, conv: str) -> bool:
+def _zero_is_padding(cfg: CfgNode, attention: bool) -> bool:
     """Whether a pixel that is zero in all channels can only be padding."""
     if any(mean % 1 for mean in cfg.MODEL.PIXEL_MEAN):
         return True
-    if conv:
+    if attention:
         logging.getLogger(__name__).warning(
             "MODEL.PIXEL_MEAN %s: a real pixel of exactly this colour would look like padding, so "
             "MODEL.ATTENTION.AA.MASK_PADDING is off; move one channel by 0.5 to have it",

@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..attention.functional import BACKENDS
 from ..layers.aa_conv import AAConv2d, attention_depths
+from ..layers.aw_conv import AWConv2d
+from ..layers.gates import GATES
 from .padding import mask_padding
 from .resnet import (
     STAGE_NAMES,
     blocks_with_stride,
+    branch_end,
     convs_with_stride,
     norm_beside,
     spatial_conv_name,
@@ -25,13 +29,19 @@ class AttentionSpec:
 
     Args:
         conv: what replaces the 3×3 convolution of a bottleneck and the first 3×3 convolution of a
-            basic block: "" nothing, "aa" an :class:`aa_detection.AAConv2d`.
+            basic block: "" nothing, "aa" an :class:`aa_detection.AAConv2d`, "aw" an
+            :class:`aa_detection.AWConv2d`.
+        gate: what weighs a block's output before the shortcut is added: "" nothing, "se" a
+            :class:`aa_detection.layers.SqueezeExcitation`, "cbam" a
+            :class:`aa_detection.layers.CBAM`.
         stages: stages whose blocks are changed, of res2, res3, res4, res5.
         num_heads, key_ratio, value_ratio, min_key_depth_per_head, relative, backend: of
             :class:`aa_detection.AAConv2d`.
         pool_stages: stages whose attention runs at half the resolution.
         max_image_size: longest side, in pixels, of the images distances are to be told on; an
             attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.
+        aw_reduction: of :class:`aa_detection.AWConv2d`.
+        gate_reduction: of either gate.
         mask_padding: keep zero padding out of every image's features, see
             :func:`aa_detection.models.mask_padding`.
 
@@ -40,6 +50,7 @@ class AttentionSpec:
     """
 
     conv: str = "aa"
+    gate: str = ""
     stages: Sequence[str] = ("res3", "res4", "res5")
     num_heads: int = 8
     key_ratio: float = 0.2
@@ -50,10 +61,15 @@ class AttentionSpec:
     max_image_size: int = 1344
     mask_padding: bool = True
     backend: str = "auto"
+    aw_reduction: int = 16
+    gate_reduction: int = 16
 
     def __post_init__(self) -> None:
-        if self.conv not in ("", "aa"):
-            raise ValueError(f"conv must be '' or 'aa', got {self.conv!r}")
+        for field, names in (("conv", ("", "aa", "aw")), ("gate", ("", *GATES))):
+            value = getattr(self, field)
+            if value not in names:
+                choices = ", ".join(map(repr, names))
+                raise ValueError(f"{field} must be among {choices}, got {value!r}")
         for field in ("stages", "pool_stages"):
             value = getattr(self, field)
             if isinstance(value, str):
@@ -63,8 +79,10 @@ class AttentionSpec:
                     raise ValueError(
                         f"{field} must be among {', '.join(STAGE_NAMES)}, got {stage!r}"
                     )
-        if self.max_image_size < 1:
-            raise ValueError(f"max_image_size must be at least 1, got {self.max_image_size}")
+        for field in ("max_image_size", "aw_reduction", "gate_reduction"):
+            value = getattr(self, field)
+            if value < 1:
+                raise ValueError(f"{field} must be at least 1, got {value}")
         if self.backend not in ("auto", *BACKENDS):
             raise ValueError(
                 f"backend must be among auto, {', '.join(BACKENDS)}, got {self.backend!r}"
@@ -82,90 +100,132 @@ class AttentionSpec:
 def augment(resnet: nn.Module, spec: AttentionSpec) -> nn.Module:
     """Put attention into a ResNet of detectron2's or torchvision's, in place.
 
-    Each replaced convolution hands its first filters on to its successor, the norm that follows it
-    stays (a frozen one becomes a trainable batch norm that starts from the frozen statistics: it
-    would normalise the new maps with those of the filters they replaced). Everything else, names of
-    parameters included, stays as it is.
+    Each replaced convolution hands its filters on to its successor (the first of them to an
+    :class:`AAConv2d`, which keeps fewer), and the norm that follows it stays (a frozen one becomes
+    a trainable batch norm that starts from the frozen statistics: it would normalise new maps with
+    those of others). A gate becomes the block's child ``gate``, applied by a hook on the branch's
+    last module. Everything else, names of parameters included, stays as it is.
+
+    Of torchvision's networks, ``convert_sync_batchnorm`` drops the hooks on norms: convert before.
 
     Args:
-        resnet: ``detectron2.modeling.ResNet`` or ``torchvision.models.ResNet`` (18 … 152).
+        resnet: ``detectron2.modeling.ResNet`` or ``torchvision.models.ResNet``: 18 … 152, wide
+            ResNets, and ResNeXt, whose grouped convolutions "aw" and the gates take and "aa" not.
         spec: what to put where.
 
     Returns:
         `resnet`.
 
     Raises:
-        ValueError: a stage the network does not have, a grouped or frozen convolution, or one too
-            narrow for the heads. The network is unchanged then.
-        TypeError: `resnet` is no ResNet, or its convolutions were replaced already.
+        ValueError: a stage the network does not have, a frozen one, a grouped convolution for
+            "aa", or one too narrow for the heads. The network is unchanged then.
+        TypeError: `resnet` is no ResNet, or its convolutions were replaced or its blocks gated
+            already.
     """
-    if not spec.conv:
+    if not spec.conv and not spec.gate:
         return resnet
     missing = [name for name in spec.stages if name not in stages(resnet)]
     if missing:
         raise ValueError(
-            f"stages: this ResNet has no {', '.join(missing)}, only {', '.join(stages(resnet))}"
+            f"stages: this ResNet has no {missing[0]}, only {', '.join(stages(resnet))}"
         )
-    swaps: list[tuple[nn.Module, str, AAConv2d]] = []
+    swaps: list[tuple[nn.Module, str, nn.Module]] = []
+    gates: list[tuple[nn.Module, nn.Module]] = []
     for stage, block, block_stride in blocks_with_stride(resnet):
-        if stage in spec.stages:
-            name = spatial_conv_name(block)
-            conv, stride = next(
-                (conv, s) for n, conv, s in convs_with_stride(block, block_stride) if n == name
-            )
-            swaps.append((block, name, _augmented(conv, f"{stage}.{name}", stride, stage, spec)))
+        if stage not in spec.stages:
+            continue
+        name = spatial_conv_name(block)
+        conv, stride = next(
+            (conv, s) for n, conv, s in convs_with_stride(block, block_stride) if n == name
+        )
+        _check(conv, block, stage, f"{stage}.{name}", spec)
+        if spec.conv:
+            swaps.append((block, name, _successor(conv, f"{stage}.{name}", stride, stage, spec)))
+        if spec.gate:
+            *_, (_, last, _) = convs_with_stride(block, block_stride)
+            gate = GATES[spec.gate](last.out_channels, spec.gate_reduction)
+            gates.append((block, gate.to(last.weight).train(block.training)))
     for block, name, conv in swaps:
         setattr(block, name, conv)
         beside = getattr(block, norm_beside(name), None)
         if beside is not None:
             setattr(block, norm_beside(name), _trainable(beside))
+    for block, gate in gates:
+        block.gate = gate
+        branch_end(block).register_forward_hook(partial(_apply_gate, gate))
     if spec.mask_padding:
         mask_padding(resnet)
     return resnet
 
 
-def _augmented(
-    conv: nn.Module, where: str, stride: int, stage: str, spec: AttentionSpec
-) -> AAConv2d:
-    """The successor of `conv`, whose input has the given stride relative to the image."""
-    if not isinstance(conv, nn.Conv2d):
+def _check(conv: nn.Module, block: nn.Module, stage: str, where: str, spec: AttentionSpec) -> None:
+    if spec.conv and not isinstance(conv, nn.Conv2d):
         raise TypeError(f"{where} must be a Conv2d, got {type(conv).__name__}")
-    if conv.groups != 1:
-        raise ValueError(f"{where} has {conv.groups} groups; attention replaces maps of all groups")
+    if spec.gate and hasattr(block, "gate"):
+        raise TypeError(f"{stage} must have no gate yet, got {type(block.gate).__name__}")
+    if spec.conv == "aa" and conv.groups != 1:
+        raise ValueError(
+            f'{where} has {conv.groups} groups, and "aa" takes ungrouped convolutions: its maps '
+            'stand for filters that see all channels; "aw" takes groups'
+        )
     if not conv.weight.requires_grad:
         raise ValueError(
             f"stages: {stage} is frozen, and attention there would keep its random weights; "
             "freeze fewer stages or augment later ones"
         )
-    pool = stage in spec.pool_stages
-    map_stride = stride * conv.stride[0] * (2 if pool else 1)
-    try:
-        successor = AAConv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.bias is not None,
-            num_heads=spec.num_heads,
-            key_ratio=spec.key_ratio,
-            value_ratio=spec.value_ratio,
-            min_key_depth_per_head=spec.min_key_depth_per_head,
-            relative=spec.relative,
-            max_size=-(-spec.max_image_size // map_stride),
-            pool=pool,
-            backend=spec.backend,
-            norm=_trainable(getattr(conv, "norm", None)),
-            activation=getattr(conv, "activation", None),
+
+
+def _successor(
+    conv: nn.Conv2d, where: str, stride: int, stage: str, spec: AttentionSpec
+) -> nn.Module:
+    """What replaces `conv`, whose input has the given stride relative to the image."""
+    arguments = (
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+    )
+    follows = {
+        "norm": _trainable(getattr(conv, "norm", None)),
+        "activation": getattr(conv, "activation", None),
+    }
+    bias = conv.bias is not None
+    if spec.conv == "aw":
+        successor: nn.Module = AWConv2d(
+            *arguments, conv.groups, bias, reduction=spec.aw_reduction, **follows
         )
-    except ValueError as error:
-        raise ValueError(f"{error} ({where})") from None
+    else:
+        pool = stage in spec.pool_stages
+        map_stride = stride * conv.stride[0] * (2 if pool else 1)
+        try:
+            successor = AAConv2d(
+                *arguments,
+                bias,
+                num_heads=spec.num_heads,
+                key_ratio=spec.key_ratio,
+                value_ratio=spec.value_ratio,
+                min_key_depth_per_head=spec.min_key_depth_per_head,
+                relative=spec.relative,
+                max_size=-(-spec.max_image_size // map_stride),
+                pool=pool,
+                backend=spec.backend,
+                **follows,
+            )
+        except ValueError as error:
+            raise ValueError(f"{error} ({where})") from None
     with torch.no_grad():
         for kept, source in ((successor.weight, conv.weight), (successor.bias, conv.bias)):
             if kept is not None:
                 kept.copy_(source[: len(kept)])
     return successor.to(conv.weight).train(conv.training)
+
+
+def _apply_gate(
+    gate: nn.Module, module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+) -> Tensor:
+    return gate(out)
 
 
 def _trainable(norm: nn.Module | None) -> nn.Module | None:

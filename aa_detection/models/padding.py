@@ -2,9 +2,10 @@
 
 Detectors pad the images of a batch with zeros to a common size and hand the backbone the padded
 tensor alone. Plain convolutions see the padding at the border only; global attention would see all
-of it, and would carry what happens at the border everywhere. So the backbone finds each image's
-real size in the tensor, attention leaves the rest out, and every 3×3 convolution reads zeros there,
-as it does beyond the border of an image that was not padded.
+of it, and would carry what happens at the border everywhere, and so would the averages over the map
+that weigh kernels and channels. So the backbone finds each image's real size in the tensor,
+attention leaves the rest out, and every 3×3 convolution reads zeros there, as it does beyond the
+border of an image that was not padded.
 """
 
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.aa_conv import AAConv2d
+from ..layers.aw_conv import AWConv2d
 from .resnet import blocks_with_stride, convs_with_stride, stem
 
 
@@ -89,6 +91,9 @@ def mask_padding(resnet: nn.Module) -> None:
         for _, conv, stride in convs_with_stride(block, block_stride):
             if conv.kernel_size != (1, 1):
                 conv.register_forward_pre_hook(partial(_mask_input, mask, stride))
+            end_stride = stride * conv.stride[0]
+        if hasattr(block, "gate"):
+            block.gate.register_forward_pre_hook(partial(_tell_size, mask, end_stride))
 
 
 def _find_sizes(mask: PaddingMask, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -104,6 +109,10 @@ def _mask_output(
 def _mask_input(
     mask: PaddingMask, stride: int, module: nn.Module, args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    if isinstance(module, AAConv2d):
+    if isinstance(module, (AAConv2d, AWConv2d)):
         module.valid_size = mask.size_at(stride)
     return (mask.apply(args[0], stride), *args[1:])
+
+
+def _tell_size(mask: PaddingMask, stride: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    module.valid_size = mask.size_at(stride)

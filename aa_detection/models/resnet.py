@@ -62,6 +62,12 @@ def spatial_conv_name(block: nn.Module) -> str:
     return "conv2" if hasattr(block, "conv3") else "conv1"
 
 
+def branch_end(block: nn.Module) -> nn.Module:
+    """The module whose output a block adds to its shortcut."""
+    last = "conv3" if hasattr(block, "conv3") else "conv2"
+    return getattr(block, norm_beside(last), getattr(block, last))
+
+
 def norm_beside(conv_name: str) -> str:
     """torchvision's name of the norm that follows a convolution of a block."""
     return conv_name.replace("conv", "bn")

@@ -36,6 +36,7 @@ def test_adding_to_a_frozen_config_leaves_it_frozen(cfg):
 def test_every_key_reaches_its_field(cfg):
     values = {
         "CONV": ("conv", "aa"),
+        "GATE": ("gate", "cbam"),
         "STAGES": ("stages", ["res5"]),
         "AA.NUM_HEADS": ("num_heads", 4),
         "AA.KEY_RATIO": ("key_ratio", 0.5),
@@ -46,6 +47,8 @@ def test_every_key_reaches_its_field(cfg):
         "AA.MAX_IMAGE_SIZE": ("max_image_size", 224),
         "AA.MASK_PADDING": ("mask_padding", False),
         "AA.BACKEND": ("backend", "dense"),
+        "AW.REDUCTION": ("aw_reduction", 8),
+        "SE.REDUCTION": ("gate_reduction", 4),
     }
     for key, (_, value) in values.items():
         merge_overrides(cfg, [f"MODEL.ATTENTION.{key}", str(value)])
@@ -56,7 +59,10 @@ def test_every_key_reaches_its_field(cfg):
 @pytest.mark.parametrize(
     ("key", "value", "rest"),
     [
-        ("CONV", "aaa", "must be '' or 'aa', got 'aaa'"),
+        ("CONV", "aaa", "must be among '', 'aa', 'aw', got 'aaa'"),
+        ("GATE", "SE", "must be among '', 'se', 'cbam', got 'SE'"),
+        ("AW.REDUCTION", "0", "must be at least 1, got 0"),
+        ("SE.REDUCTION", "-1", "must be at least 1, got -1"),
         ("STAGES", "['res1']", f"must be among {', '.join(STAGE_NAMES)}, got 'res1'"),
         ("STAGES", "[3]", f"must be among {', '.join(STAGE_NAMES)}, got 3"),
         ("AA.NUM_HEADS", "0", "must be at least 1, got 0"),
@@ -112,9 +118,10 @@ def test_config_without_the_keys_is_refused(cfg):
     ],
     ids=str,
 )
-def test_padding_is_masked_only_where_zero_means_padding(cfg, caplog, mean, masks):
+@pytest.mark.parametrize(("key", "kind"), [("CONV", "aa"), ("CONV", "aw"), ("GATE", "se")])
+def test_padding_is_masked_only_where_zero_means_padding(cfg, caplog, mean, masks, key, kind):
     cfg.MODEL.PIXEL_MEAN = mean
-    cfg.MODEL.ATTENTION.CONV = "aa"
+    cfg.MODEL.ATTENTION[key] = kind
     with caplog.at_level(logging.WARNING):
         assert attention_spec(cfg).mask_padding == masks
     if masks:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from aa_detection.layers import AAConv2d
+from aa_detection.layers import CBAM, AAConv2d, AWConv2d, SqueezeExcitation
 from aa_detection.models import AttentionSpec, augment
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -16,6 +16,16 @@ FOUR_STAGES = ("res2", "res3", "res4", "res5")
 # the paper's ImageNet networks
 IMAGENET = AttentionSpec(max_image_size=224, min_key_depth_per_head=20)
 IMAGENET_34 = dataclasses.replace(IMAGENET, key_ratio=0.25, value_ratio=0.25)
+CONVS = {"": nn.Conv2d, "aa": AAConv2d, "aw": AWConv2d}
+GATES = {"": type(None), "se": SqueezeExcitation, "cbam": CBAM}
+NETWORKS = [
+    ("torchvision", 18),
+    ("torchvision", 34),
+    ("torchvision", 152),
+    ("torchvision", "wide_resnet50_2"),
+    ("detectron2", 34),
+    ("detectron2", 101),
+]
 
 
 def attention_names(network):
@@ -101,6 +111,85 @@ def test_parameter_counts_are_the_published(build, depth, spec, published, count
     millions = sum(p.numel() for p in network.parameters()) / 1e6
     assert abs(millions - published) < 0.1
     assert round(millions, 2) == counted
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize(
+    ("framework", "depth", "conv"),
+    [(*network, conv) for network in NETWORKS for conv in CONVS]
+    + [("torchvision", "resnext50_32x4d", conv) for conv in ("", "aw")],
+)
+def test_convolutions_and_gates_compose(build, framework, depth, conv, gate):
+    with torch.device("meta"):
+        spec = AttentionSpec(conv=conv, gate=gate, stages=("res3", "res5"))
+        network = augment(build(framework, depth), spec)
+    for name, module in network.named_modules():
+        if not hasattr(module, "conv2"):
+            continue
+        changed = name.startswith(("res3", "res5", "layer2", "layer4"))
+        spatial = module.conv2 if hasattr(module, "conv3") else module.conv1
+        assert isinstance(spatial, CONVS[conv if changed else ""]), name
+        assert isinstance(getattr(module, "gate", None), GATES[gate if changed else ""]), name
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+@pytest.mark.parametrize("gate", ["se", "cbam"])
+@torch.no_grad()
+def test_gate_weighs_the_branch_before_the_addition(build, randomise_norms, framework, depth, gate):
+    network = randomise_norms(build(framework, depth, stages=["res2", "res3"]).eval())
+    plain = copy.deepcopy(network)
+    augment(network, AttentionSpec(conv="", gate=gate, stages=("res3",)))
+    name = "res3" if framework == "detectron2" else "layer2"
+    block, plain_block = getattr(network, name)[0], getattr(plain, name)[0]
+    x = torch.randn(2, 64 if depth == 18 else 256, 8, 10)
+
+    out = {}
+    last = "conv3" if depth == 50 else "conv2"
+    end = last if framework == "detectron2" else last.replace("conv", "bn")
+    getattr(plain_block, end).register_forward_hook(
+        lambda *call: out.update(branch=call[2].clone())
+    )
+    shortcut = plain_block.shortcut if framework == "detectron2" else plain_block.downsample
+    plain_block(x)
+    expected = (block.gate(out["branch"]) + shortcut(x)).relu()
+    assert not torch.equal(expected, plain_block(x))
+    torch.testing.assert_close(block(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("depth", "spec", "millions"),
+    [
+        # published 28.1 and 25.72; 25.56 is ResNet-50
+        (50, AttentionSpec(conv="", gate="se", stages=FOUR_STAGES), 28.09),
+        (50, AttentionSpec(conv="aw", stages=FOUR_STAGES), 25.72),
+        (50, AttentionSpec(conv="aw", gate="se", stages=FOUR_STAGES), 28.25),
+        (50, AttentionSpec(conv="", gate="cbam", stages=FOUR_STAGES), 28.09),
+    ],
+)
+def test_parameter_counts_of_gates_and_aw(build, depth, spec, millions):
+    with torch.device("meta"):
+        network = augment(build("torchvision", depth), spec)
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize(("framework", "depth"), [("torchvision", 18), ("detectron2", 50)])
+def test_aw_and_gate_keep_every_weight(build, framework, depth):
+    network = build(framework, depth, norm="FrozenBN")
+    before = copy.deepcopy(network.state_dict())
+    augment(network, AttentionSpec(conv="aw", gate="se", aw_reduction=8, gate_reduction=4))
+    after = network.state_dict()
+    for name in before:
+        assert torch.equal(after[name], before[name]), name
+    new = {name.split(".", 2)[2] for name in after.keys() - before.keys()}
+    parts = {name.partition(".")[0] for name in new}
+    conv, norm = ("conv1", "bn1") if depth == 18 else ("conv2", "conv2")
+    assert parts == {conv, norm, "gate"}  # the norm counts batches now
+    layers = [m for m in network.modules() if isinstance(m, (AWConv2d, SqueezeExcitation))]
+    for layer in layers:
+        reduction = 8 if isinstance(layer, AWConv2d) else 4
+        reduce = layer.reduce if isinstance(layer, AWConv2d) else layer.fc1
+        assert reduce.in_channels == reduction * reduce.out_channels
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -249,6 +338,25 @@ def test_grouped_convolutions_are_refused(build):
     assert attention_names(network) == []
 
 
+@pytest.mark.parametrize("gate", ["se", "cbam"])
+def test_gating_twice_is_refused_and_changes_nothing(build, gate):
+    network = augment(build("torchvision", 18), AttentionSpec(conv="", gate=gate))
+    before = snapshot(network)
+    with pytest.raises(TypeError, match="^res3 must have no gate yet, got "):
+        augment(network, AttentionSpec(conv="", gate="se"))
+    assert_unchanged(network, before)
+
+
+@pytest.mark.parametrize("spec", [{"conv": "aw"}, {"conv": "", "gate": "se"}], ids=str)
+def test_frozen_stage_is_refused_for_every_kind(build, spec):
+    network = build("torchvision", 18)
+    freeze_layer2(network)
+    before = snapshot(network)
+    with pytest.raises(ValueError, match="stages: res3 is frozen"):
+        augment(network, AttentionSpec(**spec))
+    assert_unchanged(network, before)
+
+
 @pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
 def test_augmenting_twice_is_refused_and_changes_nothing(build, framework):
     network = augment(build(framework, 18), AttentionSpec())
@@ -267,7 +375,10 @@ def test_what_is_no_resnet_is_refused(no_resnet):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"conv": "AA"}, "conv must be '' or 'aa', got 'AA'"),
+        ({"conv": "AA"}, "conv must be among '', 'aa', 'aw', got 'AA'"),
+        ({"gate": "eca"}, "gate must be among '', 'se', 'cbam', got 'eca'"),
+        ({"aw_reduction": 0}, "aw_reduction must be at least 1, got 0"),
+        ({"gate_reduction": -1}, "gate_reduction must be at least 1, got -1"),
         ({"stages": "res3"}, "stages must be a list of stages, got the text 'res3'"),
         ({"stages": ["res3", "res6"]}, "stages must be among res2, res3, res4, res5, got 'res6'"),
         ({"pool_stages": "res3"}, "pool_stages must be a list of stages, got the text 'res3'"),
@@ -302,9 +413,10 @@ def test_extreme_value_ratios_run(build, value_ratio):
 @pytest.mark.parametrize(
     "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"]
 )
-def test_copies_of_an_augmented_network_are_independent(build, copied):
+@pytest.mark.parametrize("conv", ["aa", "aw"])
+def test_copies_of_an_augmented_network_are_independent(build, copied, conv):
     network = build("torchvision", 18, stages=["res3"]).eval()
-    augment(network, AttentionSpec(stages=("res3",), max_image_size=64))
+    augment(network, AttentionSpec(conv, "cbam", stages=("res3",), max_image_size=64))
     images = torch.zeros(2, 3, 48, 48)
     images[0, :, :40, :33] = torch.randn(3, 40, 33)
     images[1] = torch.randn(3, 48, 48)
@@ -317,3 +429,6 @@ def test_copies_of_an_augmented_network_are_independent(build, copied):
         expected = network(images)["res3"]
         twin.layer1.register_forward_hook(interrupt)
         assert torch.equal(twin(images)["res3"], expected)
+        for parameter in twin.parameters():
+            parameter.zero_()
+        assert torch.equal(network(images)["res3"], expected)

@@ -1,6 +1,7 @@
 """An image's features must not depend on what its batch is padded with."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -84,6 +85,23 @@ def test_features_alone_for_other_stages_and_pools(build, randomise_norms, optio
     assert worst_difference(network, images, padded(images)) < 1e-9
 
 
+@pytest.mark.parametrize(
+    ("conv", "gate"), [("aw", ""), ("", "se"), ("", "cbam"), ("aw", "cbam"), ("aa", "se")]
+)
+@pytest.mark.parametrize(
+    ("framework", "depth"), [("torchvision", 18), ("torchvision", 50), ("detectron2", 50)]
+)
+@torch.no_grad()
+def test_features_alone_for_aw_and_gates(build, randomise_norms, framework, depth, conv, gate):
+    network = randomise_norms(build(framework, depth, stages=STAGES)).eval().double()
+    options = {"conv": conv, "gate": gate, "stages": STAGES, "max_image_size": 64, "num_heads": 4}
+    blind = augment(copy.deepcopy(network), AttentionSpec(**options, mask_padding=False))
+    augment(network, AttentionSpec(**options))
+    images = [torch.randn(3, *size, dtype=torch.float64) for size in SIZES]
+    assert worst_difference(network, images, padded(images)) < 1e-9
+    assert worst_difference(blind, images[:1], padded(images)[:1]) > 1e-3
+
+
 @torch.no_grad()
 def test_more_padding_changes_nothing(build, randomise_norms):
     network = randomise_norms(build("torchvision", 18, stages=STAGES)).eval().double()
@@ -126,12 +144,22 @@ def test_image_without_a_real_pixel_and_no_images_at_all(build):
     ("framework", "depth"),
     [("torchvision", 18), ("torchvision", 50), ("detectron2", 18), ("detectron2", 50)],
 )
-@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [
+        ("BN", {}),
+        ("FrozenBN", {}),
+        ("BN", {"conv": "aw", "gate": "se"}),
+        ("BN", {"conv": "aw", "gate": "cbam"}),
+        ("FrozenBN", {"conv": "", "gate": "cbam"}),
+    ],
+    ids=str,
+)
 def test_every_parameter_receives_a_gradient_in_training(
-    build, randomise_norms, framework, depth, norm
+    build, randomise_norms, framework, depth, norm, kind
 ):
     network = randomise_norms(build(framework, depth, norm=norm, stages=STAGES)).train()
-    augment(network, SPEC)
+    augment(network, dataclasses.replace(SPEC, **kind))
     batch = padded([torch.randn(3, *size) for size in SIZES])
     loss = sum((f * torch.randn_like(f)).mean() for f in network(batch).values())
     loss.backward()

@@ -85,6 +85,25 @@ def test_augmented_checkpoint_comes_back_exactly(plain_and_augmented, framework,
         assert torch.equal(tensor, weights[key]), key
 
 
+@pytest.mark.parametrize(("framework", "depth"), NETWORKS)
+def test_plain_checkpoint_into_aw_and_gates(build, randomise_norms, framework, depth):
+    weights = randomise_norms(build(framework, depth, stages=STAGES)).state_dict()
+    network = build(framework, depth, stages=STAGES)
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.zero_()
+    augment(network, AttentionSpec("aw", "cbam", stages=("res3", "res4")))
+    report = load_weights(network, dict(weights))
+    assert set(report.loaded) == weights.keys()
+    assert (report.sliced, report.unused) == ([], [])
+    for key in weights:
+        assert torch.equal(network.state_dict()[key], weights[key]), key
+    endings = (".reduce.", ".restore.", ".gate.")
+    assert report.fresh and all(any(part in key for part in endings) for key in report.fresh)
+    blocks = 4 if depth == 18 else 10
+    assert len(report.fresh) == blocks * (4 + 6)
+
+
 def test_biases_are_cut_with_their_filters():
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(3, 16, 3))

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model  # noqa: E402
 from detectron2.structures import BitMasks, Boxes, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 
-from aa_detection import AAConv2d, add_aa_config  # noqa: E402
+from aa_detection import AAConv2d, AWConv2d, add_aa_config  # noqa: E402
 from aa_detection.config import ConfigError  # noqa: E402
 from aa_detection.engines.detectron2 import AACheckpointer  # noqa: E402
 
@@ -91,6 +91,19 @@ def test_a_project_trains_a_step_and_every_parameter_learns(backbone, mask):
         # a head's last layers may see no sample of some class in one step; a backbone sees all
         if name.startswith("backbone.bottom_up"):
             assert parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("gate", ["", "se", "cbam"])
+def test_a_two_stage_detector_with_aw_and_a_gate_trains(gate):
+    torch.manual_seed(0)
+    cfg = small(project_config("build_aa_resnet_fpn_backbone", "aw"))
+    cfg.MODEL.ATTENTION.GATE = gate
+    model = build_model(cfg).train()
+    with EventStorage():
+        sum(model(batch()).values()).backward()
+    assert sum(isinstance(m, AWConv2d) for m in model.modules()) == 6
+    for name, parameter in model.backbone.bottom_up.named_parameters():
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
 def test_evaluation_of_a_project():
@@ -186,6 +199,19 @@ def test_a_plain_checkpoint_loads_into_an_augmented_network(tmp_path):
     assert kept < len(source.weight)
     assert torch.equal(conv.weight, source.weight[:kept])
     assert torch.equal(augmented.head.cls_score.weight, plain.head.cls_score.weight)
+
+
+def test_a_plain_checkpoint_loads_whole_into_aw_and_gates(tmp_path):
+    torch.manual_seed(0)
+    plain = build_model(small(project_config(conv="")))
+    DetectionCheckpointer(plain, str(tmp_path)).save("plain")
+    cfg = small(project_config(conv="aw"))
+    cfg.MODEL.ATTENTION.GATE = "se"
+    model = build_model(cfg)
+    AACheckpointer(model).load(str(tmp_path / "plain.pth"))
+    state = model.state_dict()
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(state[name], tensor), name
 
 
 def test_a_caffe2_pickle_loads_into_an_augmented_network(tmp_path):

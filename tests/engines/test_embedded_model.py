@@ -38,6 +38,11 @@ VARIANTS = pytest.mark.parametrize(
         ["MODEL.RETINANET.NORM", "", "MODEL.RETINANET.NUM_CONVS", "2",
          "MODEL.ANCHOR_GENERATOR.OFFSET", "0.5"],
         ["MODEL.RESNETS.NORM", "GN", "MODEL.BACKBONE.FREEZE_AT", "0"],
+        ["MODEL.ATTENTION.CONV", "aw", "MODEL.ATTENTION.GATE", "se"],
+        ["MODEL.ATTENTION.CONV", "", "MODEL.ATTENTION.GATE", "cbam"],
+        ["MODEL.ATTENTION.CONV", "aw", "MODEL.RESNETS.DEPTH", "50",
+         "MODEL.RESNETS.RES2_OUT_CHANNELS", "256", "MODEL.RESNETS.NUM_GROUPS", "32",
+         "MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.RESNETS.STRIDE_IN_1X1", "False"],
     ],
 )  # fmt: skip
 
@@ -118,6 +123,27 @@ def test_every_parameter_receives_a_gradient(tiny_config, torchvision_engine):
     sum(model(images, targets).values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
+
+
+@torch.no_grad()
+def test_synchronised_batch_norm_keeps_what_attention_needs(tiny_config, torchvision_engine):
+    cfg = tiny_config(torchvision_engine, "MODEL.ATTENTION.GATE", "se")
+    alone = torchvision_engine.build_model(cfg).eval()
+    cfg.MODEL.RESNETS.NORM, cfg.MODEL.DEVICE = "SyncBN", "cuda"  # built on the CPU all the same
+    cfg.MODEL.BACKBONE.FREEZE_AT = 1
+    synchronised = torchvision_engine.build_model(cfg).eval()
+    synchronised.load_state_dict(alone.state_dict(), strict=False)
+    kinds = {type(m) for m in synchronised.backbone.body.modules()}
+    assert torch.nn.SyncBatchNorm in kinds and torch.nn.BatchNorm2d not in kinds
+    images = torch.zeros(2, 3, 64, 96)
+    images[0] = torch.randn(3, 64, 96)
+    images[1, :, :50, :40] = torch.randn(3, 50, 40)
+    expected = alone.backbone(images)
+    torch.testing.assert_close(synchronised.backbone(images), expected, rtol=1e-5, atol=1e-5)
+    # the last gate, closed, shows: its hook is there
+    for parameter in synchronised.backbone.body.layer4[1].gate.parameters():
+        parameter.fill_(-3.0)
+    assert not torch.allclose(synchronised.backbone(images)["res5"], expected["res5"])
 
 
 @pytest.mark.parametrize("freeze_at", [0, 1, 2])

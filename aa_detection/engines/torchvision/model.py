@@ -126,9 +126,10 @@ class Head(nn.Module):
     def __init__(self, cfg: CfgNode, channels: int, num_anchors: int) -> None:
         super().__init__()
         retinanet = cfg.MODEL.RETINANET
+        norm = _norm(retinanet.NORM, cfg.MODEL.DEVICE)
         self.num_classes = retinanet.NUM_CLASSES
-        self.cls_subnet = _tower(channels, retinanet.NUM_CONVS, _norm(retinanet.NORM))
-        self.bbox_subnet = _tower(channels, retinanet.NUM_CONVS, _norm(retinanet.NORM))
+        self.cls_subnet = _tower(channels, retinanet.NUM_CONVS, norm)
+        self.bbox_subnet = _tower(channels, retinanet.NUM_CONVS, norm)
         self.cls_score = _conv(channels, num_anchors * self.num_classes)
         self.bbox_pred = _conv(channels, num_anchors * 4)
         prior = retinanet.PRIOR_PROB
@@ -196,7 +197,7 @@ class Head(nn.Module):
 
 def _build_backbone(cfg: CfgNode) -> BackboneWithFPN:
     resnets = cfg.MODEL.RESNETS
-    norm = _norm(resnets.NORM)
+    norm = _norm(resnets.NORM, cfg.MODEL.DEVICE)
     # a wide group means nothing to a basic block, whose ResNets torchvision refuses them for
     groups = {"groups": resnets.NUM_GROUPS, "width_per_group": resnets.WIDTH_PER_GROUP}
     resnet = getattr(torchvision.models, f"resnet{resnets.DEPTH}")(norm_layer=norm, **groups)
@@ -221,17 +222,18 @@ def _build_backbone(cfg: CfgNode) -> BackboneWithFPN:
         channels,
         out_channels,
         top,
-        _norm(cfg.MODEL.FPN.NORM),
+        _norm(cfg.MODEL.FPN.NORM, cfg.MODEL.DEVICE),
     )
 
 
-def _norm(name: str) -> Callable[[int], nn.Module] | None:
-    # synchronised batch norm is batch norm that Lightning converts where there are several GPUs
+def _norm(name: str, device: str) -> Callable[[int], nn.Module] | None:
     return {
         "": None,
         "FrozenBN": FrozenBatchNorm2d,
         "BN": nn.BatchNorm2d,
-        "SyncBN": nn.BatchNorm2d,
+        # made so, not converted later: conversion would drop the hooks of attention; and there is
+        # no such norm for the CPU
+        "SyncBN": nn.SyncBatchNorm if device.startswith("cuda") else nn.BatchNorm2d,
         "GN": partial(nn.GroupNorm, 32),
     }[name]
 
@@ -277,7 +279,7 @@ def _freeze(resnet: nn.Module, freeze_at: int) -> None:
 
 
 def _frozen(module: nn.Module) -> nn.Module:
-    if not isinstance(module, nn.BatchNorm2d):
+    if not isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
         return module
     frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
     frozen.load_state_dict(module.state_dict())

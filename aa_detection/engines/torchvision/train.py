@@ -169,7 +169,6 @@ def _trainer(
         devices=devices,
         num_nodes=num_machines,
         strategy="ddp" if parallel else "auto",
-        sync_batchnorm=cuda and parallel and cfg.MODEL.RESNETS.NORM == "SyncBN",
         precision=precision,
         max_steps=cfg.SOLVER.MAX_ITER,
         max_epochs=-1,

@@ -1,5 +1,6 @@
 """Checkpoints of a plain network into its attention-augmented twin."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -62,7 +63,10 @@ def slice_plain_convs(model: nn.Module, weights: dict[str, Tensor]) -> list[str]
             weights[bias] = weights[bias][:kept]
             cut.append(bias)
         parent, _, conv_name = name.rpartition(".")
-        for norm in (f"{name}.norm", f"{parent}.{norm_beside(conv_name)}"):
+        norms = [f"{name}.norm"]
+        if norm_beside(conv_name) != conv_name:
+            norms.append(f"{parent}.{norm_beside(conv_name)}")
+        for norm in norms:
             for tensor in _NORM_TENSORS:
                 key = keys.get(f"{norm}.{tensor}")
                 if key is not None:
@@ -85,7 +89,10 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
     report = LoadReport(sliced=slice_plain_convs(model, weights))
     own = model.state_dict()
     fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
-    model.load_state_dict(fitting, strict=False)
+    # a dict has lost the versions of the layers, without which some refuse to load
+    state = OrderedDict(fitting)
+    state._metadata = own._metadata
+    model.load_state_dict(state, strict=False)
     report.loaded = [k for k in fitting if k not in report.sliced]
     report.fresh = [k for k in own if k not in fitting]
     report.unused = [k for k in weights if k not in fitting]

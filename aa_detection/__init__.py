@@ -21,7 +21,7 @@ __all__ = [
 
 
 def add_aa_config(cfg) -> None:
-    """Add attention's keys to a detectron2 config and its backbones to the registry.
+    """Add this project's keys to a detectron2 config and its backbones to the registry.
 
     The one call a project must make, before it merges a file or builds a model. After it
     ``MODEL.BACKBONE.NAME`` may be ``build_aa_resnet_backbone``, ``build_aa_resnet_fpn_backbone`` or

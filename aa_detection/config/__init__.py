@@ -1,6 +1,7 @@
 """The YAML both engines read: attention's keys, loading, and what can be said before training."""
 
 from .attention_keys import add_attention_keys, attention_spec
+from .augmentation_keys import add_augmentation_keys, check_augmentation
 from .loading import ConfigError, UnknownKeyError, merge_overrides, merge_yaml
 from .training import check_training
 
@@ -8,7 +9,9 @@ __all__ = [
     "ConfigError",
     "UnknownKeyError",
     "add_attention_keys",
+    "add_augmentation_keys",
     "attention_spec",
+    "check_augmentation",
     "check_training",
     "merge_overrides",
     "merge_yaml",

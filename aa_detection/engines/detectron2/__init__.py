@@ -1,5 +1,7 @@
 """The home engine: detectron2's trainer and evaluators around attention-augmented backbones."""
 
+from detectron2.modeling import build_model
+
 from .backbone import (
     build_aa_resnet_backbone,
     build_aa_resnet_fpn_backbone,
@@ -15,6 +17,7 @@ __all__ = [
     "add_aa_config",
     "build_aa_resnet_backbone",
     "build_aa_resnet_fpn_backbone",
+    "build_model",
     "build_retinanet_aa_resnet_fpn_backbone",
     "load_config",
     "run",

@@ -7,7 +7,13 @@ from typing import Any
 
 import detectron2
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
+from detectron2.data import transforms as T
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer, default_setup, launch
 from detectron2.evaluation import COCOEvaluator
@@ -28,6 +34,22 @@ class AATrainer(DefaultTrainer):
         if len(cfg.DATASETS.TEST) > 1:
             folder = os.path.join(folder, dataset_name)
         return COCOEvaluator(dataset_name, output_dir=folder)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        jitter = cfg.INPUT.SCALE_JITTER
+        if not jitter.ENABLED:
+            return super().build_train_loader(cfg)
+        augmentations = [
+            T.ResizeScale(*jitter.RANGE, jitter.SIZE, jitter.SIZE),
+            # not padded here: the batch is, with zeros that the backbone recognises
+            T.FixedSizeCrop((jitter.SIZE, jitter.SIZE), pad=False),
+        ]
+        if cfg.INPUT.RANDOM_FLIP != "none":
+            horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
+            augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+        mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations)
+        return build_detection_train_loader(cfg, mapper=mapper)
 
     def build_hooks(self):
         # the hooks hold on to the checkpointer, so it is exchanged before they are built

@@ -9,7 +9,9 @@ from ...config import (
     ConfigError,
     UnknownKeyError,
     add_attention_keys,
+    add_augmentation_keys,
     attention_spec,
+    check_augmentation,
     merge_overrides,
     merge_yaml,
 )
@@ -185,6 +187,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     """
     cfg = CfgNode(_DEFAULTS)
     add_attention_keys(cfg)
+    add_augmentation_keys(cfg)
     for merge, source in ((merge_yaml, config_file), (merge_overrides, overrides)):
         try:
             merge(cfg, source)
@@ -197,6 +200,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
             raise
     _check_values(cfg)
     attention_spec(cfg)
+    check_augmentation(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg

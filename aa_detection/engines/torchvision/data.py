@@ -1,4 +1,4 @@
-"""COCO images for training and evaluation, resized and flipped as detectron2 does it."""
+"""COCO images for training and evaluation, resized, cropped and flipped as detectron2 does it."""
 
 import contextlib
 import io
@@ -42,6 +42,7 @@ class DetectionDataset(Dataset):
         self.train = train
         self.format = cfg.INPUT.FORMAT
         self.flip = cfg.INPUT.RANDOM_FLIP
+        self.jitter = cfg.INPUT.SCALE_JITTER if train and cfg.INPUT.SCALE_JITTER.ENABLED else None
         self.sampling = cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
         self.sizes = cfg.INPUT.MIN_SIZE_TRAIN if train else (cfg.INPUT.MIN_SIZE_TEST,)
         self.max_size = cfg.INPUT.MAX_SIZE_TRAIN if train else cfg.INPUT.MAX_SIZE_TEST
@@ -77,8 +78,17 @@ class DetectionDataset(Dataset):
         boxes = F.clamp_bounding_boxes(F.convert_bounding_box_format(boxes, new_format="XYXY"))
 
         generator = torch.Generator().manual_seed(seed)
-        size = shortest_edge(height, width, self._edge(generator), self.max_size)
+        if self.jitter is None:
+            size = shortest_edge(height, width, self._edge(generator), self.max_size)
+        else:
+            low, high = self.jitter.RANGE
+            factor = low + (high - low) * float(torch.rand((), generator=generator))
+            size = fit(height, width, factor * self.jitter.SIZE)
         image, boxes = F.resize(image, size), F.resize(boxes, size)  # PIL's bilinear filter
+        if self.jitter is not None:
+            place = float(torch.rand((), generator=generator))
+            window = crop_window(*size, self.jitter.SIZE, place)
+            image, boxes = F.crop(image, *window), F.crop(boxes, *window)
         if self.train and self.flip != "none" and torch.rand((), generator=generator) < 0.5:
             flip = F.horizontal_flip if self.flip == "horizontal" else F.vertical_flip
             image, boxes = flip(image), flip(boxes)
@@ -116,6 +126,22 @@ def shortest_edge(height: int, width: int, edge: int, max_size: int) -> tuple[in
         scale = max_size / max(new)
         new = [n * scale for n in new]
     return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
+
+
+def fit(height: int, width: int, side: float) -> tuple[int, int]:
+    """Height and width with the longer at `side`, rounded as detectron2's ``ResizeScale`` does."""
+    scale = min(side / height, side / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def crop_window(height: int, width: int, size: int, place: float) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a window of at most ``size`` × ``size``.
+
+    `place`, 0 … 1, moves it from the top left to the bottom right corner of what is beyond `size`,
+    one number for both axes as in detectron2's ``FixedSizeCrop``.
+    """
+    top, left = (round(max(n - size, 0) * place) for n in (height, width))
+    return top, left, min(height, size), min(width, size)
 
 
 class TrainingBatches(Sampler[list[tuple[int, int]]]):

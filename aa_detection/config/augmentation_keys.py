@@ -1,0 +1,43 @@
+"""``INPUT.SCALE_JITTER``: the augmentation of the recipes from random weights, for both engines."""
+
+from fvcore.common.config import CfgNode
+
+from .loading import ConfigError
+
+
+def add_augmentation_keys(cfg: CfgNode) -> None:
+    """Add ``INPUT.SCALE_JITTER`` with its defaults (off) to a config; once is enough."""
+    if "SCALE_JITTER" in cfg.INPUT:
+        return
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    jitter = type(cfg)()  # detectron2 has a type of its own
+    # Fit training images into a square of SIZE times a factor drawn from RANGE, then cut a window
+    # of at most SIZE x SIZE out of them; takes the place of MIN_SIZE_TRAIN and CROP
+    jitter.ENABLED = False
+    jitter.RANGE = (0.8, 1.2)
+    jitter.SIZE = 640
+    cfg.INPUT.SCALE_JITTER = jitter
+    if frozen:
+        cfg.freeze()
+
+
+def check_augmentation(cfg: CfgNode) -> None:
+    """Refuse a scale jitter that cannot be.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    jitter = cfg.INPUT.SCALE_JITTER
+    if not jitter.ENABLED:
+        return
+    numbers = all(isinstance(factor, (int, float)) for factor in jitter.RANGE)
+    if len(jitter.RANGE) != 2 or not numbers or not 0 < jitter.RANGE[0] <= jitter.RANGE[1]:
+        raise ConfigError(
+            "INPUT.SCALE_JITTER.RANGE must be two factors above 0, the smaller first, got "
+            f"{jitter.RANGE}"
+        )
+    if jitter.SIZE < 1:
+        raise ConfigError(f"INPUT.SCALE_JITTER.SIZE must be at least 1, got {jitter.SIZE}")
+    if "CROP" in cfg.INPUT and cfg.INPUT.CROP.ENABLED:
+        raise ConfigError("INPUT.CROP.ENABLED: INPUT.SCALE_JITTER crops by itself; disable one")

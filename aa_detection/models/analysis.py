@@ -1,0 +1,118 @@
+"""Parameters, FLOPs, activations, and what attention costs in memory, of one forward pass."""
+
+from dataclasses import dataclass, field
+
+import torch
+from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+from fvcore.nn.jit_handles import get_shape
+from torch import Tensor, nn
+
+from ..layers import aa_conv
+from ..layers.aa_conv import AAConv2d
+
+
+@dataclass
+class AttentionCost:
+    """One attention layer on one batch, in float32.
+
+    Attributes:
+        logits_bytes: what a backend that materialises the logits holds of them, ``B h (HW)²``.
+        linear_bytes: queries, keys, values and output, which every backend holds.
+    """
+
+    layer: str
+    heads: int
+    height: int
+    width: int
+    logits_bytes: int
+    linear_bytes: int
+
+
+@dataclass
+class Analysis:
+    """Counts of a network and one forward pass through it.
+
+    Attributes:
+        parameters: all, frozen ones included; buffers are none.
+        flops: multiply-adds of convolutions and matrix products, each one FLOP, and a FLOP for
+            every element of a norm and of pooling, as fvcore counts. An attention counts
+            ``h (HW) [HW (d_k + d_v) + (H + W) d_k]`` multiply-adds by its formula, whatever the
+            backend: content logits, weighted values, and each query with each relative distance.
+        activations: outputs of convolutions and matrix products, in numbers.
+        attention: in the order of the layers' calls.
+    """
+
+    parameters: int
+    flops: int
+    activations: int
+    attention: list[AttentionCost] = field(default_factory=list)
+
+
+def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
+    """Count on the CPU, in evaluation; attention is counted, not computed.
+
+    Args:
+        model: its forward takes `inputs` and returns tensors, or lists or dicts of them.
+    """
+    costs: list[AttentionCost] = []
+    running: list[str] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda m, args, name=name: running.append(name))
+        for name, module in model.named_modules()
+        if isinstance(module, AAConv2d)
+    ]
+
+    def count(q: Tensor, k: Tensor, v: Tensor, rel_h, rel_w, **options) -> Tensor:
+        batch, heads, height, width, key_depth = (int(n) for n in q.shape)
+        tokens, value_depth = height * width, int(v.shape[-1])
+        costs.append(
+            AttentionCost(
+                running[-1],
+                heads,
+                height,
+                width,
+                4 * batch * heads * tokens**2,
+                4 * batch * heads * tokens * 2 * (key_depth + value_depth),
+            )
+        )
+        return _Attention.apply(q, k, v, rel_h is not None)
+
+    training, operator = model.training, aa_conv.relative_attention_2d
+    model.eval()
+    aa_conv.relative_attention_2d = count
+    try:
+        with torch.no_grad():
+            flops = FlopCountAnalysis(model, inputs)
+            flops.set_op_handle(f"prim::PythonOp.{_Attention.__name__}", _attention_flops)
+            activations = ActivationCountAnalysis(model, inputs)
+            for analysis in (flops, activations):
+                analysis.unsupported_ops_warnings(False)
+                analysis.uncalled_modules_warnings(False)
+                analysis.tracer_warnings("none")
+            total_flops = int(flops.total())
+            attention, costs = costs, []  # the second count calls every layer once more
+            total_activations = int(activations.total())
+    finally:
+        aa_conv.relative_attention_2d = operator
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    parameters = sum(p.numel() for p in model.parameters())
+    return Analysis(parameters, total_flops, total_activations, attention)
+
+
+class _Attention(torch.autograd.Function):
+    """The operator as one node of the graph that fvcore counts."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, relative: bool) -> Tensor:
+        return torch.zeros_like(v)
+
+
+def _attention_flops(inputs, outputs) -> int:
+    batch, heads, height, width, key_depth = get_shape(inputs[0])
+    value_depth = get_shape(inputs[2])[-1]
+    tokens = height * width
+    return (
+        batch * heads * tokens * (tokens * (key_depth + value_depth) + (height + width) * key_depth)
+    )

@@ -10,6 +10,7 @@ over what is there before, each case in a process of its own. Runs on Linux.
 """
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import platform
@@ -17,7 +18,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -30,7 +31,7 @@ from aa_detection.attention.functional import BACKENDS
 # ---- timing and memory ---------------------------------------------------------------------------
 
 MIN_TURNS, MAX_TURNS = 3, 100
-ENOUGH_S = 20.0  # of turns, for all cases of one size
+ENOUGH_S = 15.0  # of turns, for all cases of one size
 LONG_S = 10.0  # a case that takes longer is run once
 
 # what is timed: called with True, it also computes gradients
@@ -70,6 +71,7 @@ def peak_memory(case: Case, device: str) -> dict[str, float]:
     """Megabytes over what is allocated before, without and with gradients."""
     peaks = {}
     before = None
+    ctypes.CDLL(None).malloc_trim(0)  # or freed memory would be used again and not be counted
     for name, backward in (("forward_mb", False), ("forward_backward_mb", True)):
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
@@ -215,9 +217,8 @@ def flex_attention() -> Callable[..., Tensor]:
     return attention
 
 
-def measure_attention(args: argparse.Namespace) -> list[dict]:
-    """A row for every size, implementation and standard deviation of the logits."""
-    rows = []
+def measure_attention(args: argparse.Namespace) -> Iterator[list[dict]]:
+    """For every size, a row for each implementation and standard deviation of the logits."""
     for height, width in args.sizes:
         names = [FLOOR, *BACKENDS, TIMM, AUTO_LAYER] + ([FLEX] if args.device != "cpu" else [])
         if height * width > MOST_TOKENS:
@@ -226,13 +227,14 @@ def measure_attention(args: argparse.Namespace) -> list[dict]:
         kinds += [("auto", std) for std in LOGITS_STD]
         problem = height, width, args.batch, args.device, args.dtype
         times = in_fresh_process(attention_times, kinds, *problem)
+        rows = []
         for name, std in kinds:
             row = {"name": name, "height": height, "width": width, "logits_std": std}
             row |= times[name, std]
             if std == LOGITS_STD[0]:
                 row |= in_fresh_process(attention_memory, name, *problem)
             rows.append(row)
-    return rows
+        yield rows
 
 
 def attention_times(kinds, height, width, batch, device, dtype):
@@ -348,16 +350,16 @@ def model_case(name: str, height: int, width: int, batch: int, device: str) -> C
     return case
 
 
-def measure_model(args: argparse.Namespace) -> list[dict]:
-    """A row for every size and detector."""
-    rows = []
+def measure_model(args: argparse.Namespace) -> Iterator[list[dict]]:
+    """For every size, a row for each detector."""
     for height, width in args.sizes:
         problem = height, width, args.batch, args.device
         times = in_fresh_process(model_times, *problem)
+        rows = []
         for name in CONFIGS:
             row = {"name": name, "height": height, "width": width, **times[name]}
             rows.append(row | in_fresh_process(model_memory, name, *problem))
-    return rows
+        yield rows
 
 
 def model_times(*problem):
@@ -453,13 +455,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    machine, rows = describe_machine(args), args.measure(args)
-    table = ", ".join(f"{key} {value}" for key, value in machine.items()) + ".\n" + args.table(rows)
-    print(table)
+    machine, rows = describe_machine(args), []
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / args.command
-    path.with_suffix(".txt").write_text(table + "\n")
-    path.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    for rows_of_one_size in args.measure(args):
+        rows += rows_of_one_size
+        # after every size, so that a run that is stopped leaves what it measured
+        result = {"machine": machine, "rows": rows}
+        path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        table = ", ".join(f"{key} {value}" for key, value in machine.items()) + "\n"
+        table += args.table(rows)
+        path.with_suffix(".txt").write_text(table + "\n")
+    print(table)
     if args.command == "attention":
         plot_attention(rows, path.with_suffix(".png"))
     return 0

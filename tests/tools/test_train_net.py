@@ -35,7 +35,12 @@ def data_root(tmp_path_factory):
 def fail(request, main, data_root, tmp_path, capsys, monkeypatch):
     """Runs the command, which must fail with exit status 2, one line, and nothing written."""
     if request.param == "detectron2":
-        pytest.importorskip("detectron2", reason="detectron2 is not installed")
+        data = pytest.importorskip("detectron2.data", reason="detectron2 is not installed")
+        # a process holds on to the paths that another test's run gave these names
+        for name in ("aa_sample_train", "aa_sample_val"):
+            if name in data.DatasetCatalog:
+                data.DatasetCatalog.remove(name)
+                data.MetadataCatalog.remove(name)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data_root))
     monkeypatch.chdir(tmp_path)
 

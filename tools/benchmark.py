@@ -6,7 +6,8 @@
 
 Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
 into ``--output``. Times are medians of cases that take turns in one process; memory is the peak
-over what is there before, each case in a process of its own. Runs on Linux.
+over what is there before, each case in a process of its own. Sizes measured on this machine before
+and not again keep their rows. Runs on Linux.
 """
 
 import argparse
@@ -458,9 +459,14 @@ def main(argv: list[str] | None = None) -> int:
     machine, rows = describe_machine(args), []
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / args.command
-    for rows_of_one_size in args.measure(args):
-        rows += rows_of_one_size
-        # after every size, so that a run that is stopped leaves what it measured
+    if path.with_suffix(".json").exists():
+        result = json.loads(path.with_suffix(".json").read_text())
+        rows = result["rows"] if result["machine"] == machine else []
+    # after every size, so that a run that is stopped leaves what it measured
+    for measured in args.measure(args):
+        size = map_size(measured[0])
+        rows = [row for row in rows if map_size(row) != size] + measured
+        rows.sort(key=lambda row: row["height"] * row["width"])
         result = {"machine": machine, "rows": rows}
         path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         table = ", ".join(f"{key} {value}" for key, value in machine.items()) + "\n"

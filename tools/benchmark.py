@@ -321,14 +321,17 @@ CONFIGS = {"RetinaNet-R50": "retinanet_R50.yaml", "AA-RetinaNet-R50": "aa_retina
 MODEL_SIZES = ("320x320", "640x640", "800x1344")
 
 
-def model_case(name: str, height: int, width: int, batch: int, device: str) -> Case:
+def model_case(kind: str, height: int, width: int, batch: int, device: str) -> Case:
     """Inference (False) or a training step (True) of a RetinaNet with random weights."""
     from aa_detection.engines.torchvision.config import load_config
     from aa_detection.engines.torchvision.model import build_model
 
     torch.manual_seed(0)
-    config = Path(__file__).parents[1] / "configs" / CONFIGS[name]
+    config = Path(__file__).parents[1] / "configs" / CONFIGS[kind]
     model = build_model(load_config(str(config), ["MODEL.WEIGHTS", ""])).to(device)
+    for name, module in model.named_modules():
+        if name.endswith("bn3"):  # random weights under frozen statistics would overflow
+            nn.init.constant_(module.weight, 0.2)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     images = [255 * torch.rand(3, height, width, device=device) for _ in range(batch)]
     corner = torch.rand(8, 2, device=device) * torch.tensor([width, height], device=device) / 2
@@ -343,7 +346,7 @@ def model_case(name: str, height: int, width: int, batch: int, device: str) -> C
             return
         loss = sum(model(images, [target] * batch).values())
         if not loss.isfinite():
-            raise RuntimeError(f"{name}: the loss is {loss}, and its time would mean nothing")
+            raise RuntimeError(f"{kind}: the loss is {loss}, and its time would mean nothing")
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

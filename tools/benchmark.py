@@ -308,7 +308,9 @@ def plot_attention(rows: list[dict], path: Path) -> None:
             *((row["height"] * row["width"], row[key]) for row in normal if row["name"] == "auto")
         )
         guide = [values[-1] / 2 * (n / tokens[-1]) ** power for n in tokens]
-        axes.plot(tokens, guide, color="0.7", linewidth=6, zorder=0, label=f"tokens ** {power}")
+        (line,) = axes.plot(tokens, guide, color="0.8", linewidth=6, zorder=0)
+        guides = axes.legend([line], [f"tokens ** {power}"], loc="lower right")
+        axes.add_artist(guides)
         axes.set(xscale="log", yscale="log", xlabel="tokens (height x width)", ylabel=label)
         axes.grid(alpha=0.3)
     panels[0].legend()

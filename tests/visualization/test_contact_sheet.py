@@ -79,9 +79,7 @@ def test_box_is_drawn_where_the_object_is(tmp_path, val):
     framed = draw(tmp_path, val, [detection], max_images=1) == red
     right = framed.all(2)[:, framed.shape[1] // 2 :]
     columns = np.flatnonzero(right.any(0))
-    rows = np.flatnonzero(
-        right[:, columns[-1]]
-    )  # the right side: the label may stand above the left
+    rows = np.flatnonzero(right[:, columns[-1]])  # the label is on the left side
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     assert max(height, width) == pytest.approx(300, abs=2)
     assert width / height == pytest.approx(image["width"] / image["height"], rel=0.02)

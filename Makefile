@@ -27,5 +27,5 @@ demo: setup
 	$(RUN) tools/train_net.py --engine $(ENGINE) --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)
 	$(RUN) -m aa_detection.visualization.contact_sheet \
 		--dataset aa_sample_val \
-		--detections $(DEMO_OUTPUT)/inference/coco_instances_results.json \
+		--detections $(DEMO_OUTPUT)/inference/coco_instances_results.json --score-threshold 0.4 \
 		--output $(DEMO_OUTPUT)/contact_sheet.png

@@ -6,10 +6,12 @@
 
 Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
 into ``--output``. Times are medians of cases that take turns in one process; memory is the peak
-over what is there before, each case in a process of its own. Runs on Linux.
+over what is there before, each case in a process of its own. Sizes measured on this machine before
+and not again keep their rows. Runs on Linux.
 """
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import platform
@@ -17,7 +19,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -30,7 +32,7 @@ from aa_detection.attention.functional import BACKENDS
 # ---- timing and memory ---------------------------------------------------------------------------
 
 MIN_TURNS, MAX_TURNS = 3, 100
-ENOUGH_S = 20.0  # of turns, for all cases of one size
+ENOUGH_S = 15.0  # of turns, for all cases of one size
 LONG_S = 10.0  # a case that takes longer is run once
 
 # what is timed: called with True, it also computes gradients
@@ -70,6 +72,7 @@ def peak_memory(case: Case, device: str) -> dict[str, float]:
     """Megabytes over what is allocated before, without and with gradients."""
     peaks = {}
     before = None
+    ctypes.CDLL(None).malloc_trim(0)  # or freed memory would be used again and not be counted
     for name, backward in (("forward_mb", False), ("forward_backward_mb", True)):
         if device == "cpu":
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
@@ -215,9 +218,8 @@ def flex_attention() -> Callable[..., Tensor]:
     return attention
 
 
-def measure_attention(args: argparse.Namespace) -> list[dict]:
-    """A row for every size, implementation and standard deviation of the logits."""
-    rows = []
+def measure_attention(args: argparse.Namespace) -> Iterator[list[dict]]:
+    """For every size, a row for each implementation and standard deviation of the logits."""
     for height, width in args.sizes:
         names = [FLOOR, *BACKENDS, TIMM, AUTO_LAYER] + ([FLEX] if args.device != "cpu" else [])
         if height * width > MOST_TOKENS:
@@ -226,13 +228,14 @@ def measure_attention(args: argparse.Namespace) -> list[dict]:
         kinds += [("auto", std) for std in LOGITS_STD]
         problem = height, width, args.batch, args.device, args.dtype
         times = in_fresh_process(attention_times, kinds, *problem)
+        rows = []
         for name, std in kinds:
             row = {"name": name, "height": height, "width": width, "logits_std": std}
             row |= times[name, std]
             if std == LOGITS_STD[0]:
                 row |= in_fresh_process(attention_memory, name, *problem)
             rows.append(row)
-    return rows
+        yield rows
 
 
 def attention_times(kinds, height, width, batch, device, dtype):
@@ -305,7 +308,9 @@ def plot_attention(rows: list[dict], path: Path) -> None:
             *((row["height"] * row["width"], row[key]) for row in normal if row["name"] == "auto")
         )
         guide = [values[-1] / 2 * (n / tokens[-1]) ** power for n in tokens]
-        axes.plot(tokens, guide, color="0.7", linewidth=6, zorder=0, label=f"tokens ** {power}")
+        (line,) = axes.plot(tokens, guide, color="0.8", linewidth=6, zorder=0)
+        guides = axes.legend([line], [f"tokens ** {power}"], loc="lower right")
+        axes.add_artist(guides)
         axes.set(xscale="log", yscale="log", xlabel="tokens (height x width)", ylabel=label)
         axes.grid(alpha=0.3)
     panels[0].legend()
@@ -318,14 +323,17 @@ CONFIGS = {"RetinaNet-R50": "retinanet_R50.yaml", "AA-RetinaNet-R50": "aa_retina
 MODEL_SIZES = ("320x320", "640x640", "800x1344")
 
 
-def model_case(name: str, height: int, width: int, batch: int, device: str) -> Case:
+def model_case(kind: str, height: int, width: int, batch: int, device: str) -> Case:
     """Inference (False) or a training step (True) of a RetinaNet with random weights."""
     from aa_detection.engines.torchvision.config import load_config
     from aa_detection.engines.torchvision.model import build_model
 
     torch.manual_seed(0)
-    config = Path(__file__).parents[1] / "configs" / CONFIGS[name]
+    config = Path(__file__).parents[1] / "configs" / CONFIGS[kind]
     model = build_model(load_config(str(config), ["MODEL.WEIGHTS", ""])).to(device)
+    for name, module in model.named_modules():
+        if name.endswith("bn3"):  # random weights under frozen statistics would overflow
+            nn.init.constant_(module.weight, 0.2)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     images = [255 * torch.rand(3, height, width, device=device) for _ in range(batch)]
     corner = torch.rand(8, 2, device=device) * torch.tensor([width, height], device=device) / 2
@@ -340,7 +348,7 @@ def model_case(name: str, height: int, width: int, batch: int, device: str) -> C
             return
         loss = sum(model(images, [target] * batch).values())
         if not loss.isfinite():
-            raise RuntimeError(f"{name}: the loss is {loss}, and its time would mean nothing")
+            raise RuntimeError(f"{kind}: the loss is {loss}, and its time would mean nothing")
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -348,16 +356,16 @@ def model_case(name: str, height: int, width: int, batch: int, device: str) -> C
     return case
 
 
-def measure_model(args: argparse.Namespace) -> list[dict]:
-    """A row for every size and detector."""
-    rows = []
+def measure_model(args: argparse.Namespace) -> Iterator[list[dict]]:
+    """For every size, a row for each detector."""
     for height, width in args.sizes:
         problem = height, width, args.batch, args.device
         times = in_fresh_process(model_times, *problem)
+        rows = []
         for name in CONFIGS:
             row = {"name": name, "height": height, "width": width, **times[name]}
             rows.append(row | in_fresh_process(model_memory, name, *problem))
-    return rows
+        yield rows
 
 
 def model_times(*problem):
@@ -453,13 +461,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    machine, rows = describe_machine(args), args.measure(args)
-    table = ", ".join(f"{key} {value}" for key, value in machine.items()) + ".\n" + args.table(rows)
-    print(table)
+    machine, rows = describe_machine(args), []
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / args.command
-    path.with_suffix(".txt").write_text(table + "\n")
-    path.with_suffix(".json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    if path.with_suffix(".json").exists():
+        result = json.loads(path.with_suffix(".json").read_text())
+        rows = result["rows"] if result["machine"] == machine else []
+    # after every size, so that a run that is stopped leaves what it measured
+    for measured in args.measure(args):
+        size = map_size(measured[0])
+        rows = [row for row in rows if map_size(row) != size] + measured
+        rows.sort(key=lambda row: row["height"] * row["width"])
+        result = {"machine": machine, "rows": rows}
+        path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        table = ", ".join(f"{key} {value}" for key, value in machine.items()) + "\n"
+        table += args.table(rows)
+        path.with_suffix(".txt").write_text(table + "\n")
+    print(table)
     if args.command == "attention":
         plot_attention(rows, path.with_suffix(".png"))
     return 0

@@ -80,14 +80,15 @@ def choose_backend(q: Tensor) -> str:
 
     Whether gradients are needed does not change their order there, so it is not asked.
     """
-    # dense is a handful of calls, and on a map this small calls are what costs. A compiled or
-    # exported graph has them anyway, and must not depend on the size.
-    if q.shape[2] * q.shape[3] <= 128 and not torch.compiler.is_compiling():
+    # With so few logits the number of calls is what costs, and dense has the fewest. A compiled or
+    # exported graph must not depend on the size.
+    batch, heads, height, width, _ = q.shape
+    if not torch.compiler.is_compiling() and batch * heads * (height * width) ** 2 <= 2**17:
         return "dense"
-    # SDPA has fused kernels for float64 on the CPU only; without one it materialises the logits
+    # SDPA has a fused kernel for float64 on the CPU only; without one it materialises the logits.
     if q.device.type == "cpu" or q.dtype == torch.float64:
         return "blocked"
-    return "folded"  # not measured
+    return "folded"  # no other device was there to be measured
 
 
 def _check(q, k, v, rel_h, rel_w, valid_size) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aa_detection.attention import blocked, relative_attention_2d
+from aa_detection.attention.functional import choose_backend
 
 BACKENDS = ["blocked", "folded"]
 
@@ -177,3 +178,25 @@ print(peak() - before)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 32
+
+
+@pytest.mark.parametrize(
+    "shape, options, expected",
+    [
+        ((1, 8, 10, 10, 13), {}, "dense"),
+        ((2, 8, 10, 10, 13), {}, "blocked"),
+        ((1, 8, 40, 40, 20), {}, "blocked"),
+        ((1, 8, 40, 40, 20), {"device": "meta"}, "folded"),
+        ((1, 8, 40, 40, 20), {"device": "meta", "dtype": torch.float64}, "blocked"),
+    ],
+)
+def test_what_auto_picks(shape, options, expected):
+    assert choose_backend(torch.empty(shape, **options)) == expected
+
+
+def test_auto_agrees_with_dense(random_inputs):
+    for size in (3, 12):
+        inputs = random_inputs(1, 8, size, size)
+        expected = output_and_gradients(inputs, "dense")
+        actual = output_and_gradients(inputs, "auto")
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)

@@ -35,14 +35,22 @@ def data_root(tmp_path_factory):
 def fail(request, main, data_root, tmp_path, capsys, monkeypatch):
     """Runs the command, which must fail with exit status 2, one line, and nothing written."""
     if request.param == "detectron2":
-        pytest.importorskip("detectron2", reason="detectron2 is not installed")
+        data = pytest.importorskip("detectron2.data", reason="detectron2 is not installed")
+        # a process holds on to the paths that another test's run gave these names
+        for name in ("aa_sample_train", "aa_sample_val"):
+            if name in data.DatasetCatalog:
+                data.DatasetCatalog.remove(name)
+                data.MetadataCatalog.remove(name)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(data_root))
     monkeypatch.chdir(tmp_path)
 
     def _fail(*words, config=CONFIG):
         before = sorted(tmp_path.rglob("*"))
-        command = ["--config-file", str(config), "--engine", request.param, *map(str, words)]
-        assert main(command) == 2
+        command = ["--config-file", str(config), "--engine", request.param]
+        # should it start to train after all, not for long
+        options = [word for word in words if word.startswith("--")]
+        keys = [word for word in words if not word.startswith("--")]
+        assert main([*command, *options, "SOLVER.MAX_ITER", "1", *keys]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith("train_net.py: ")
         assert sorted(tmp_path.rglob("*")) == before
@@ -71,8 +79,7 @@ def fail(request, main, data_root, tmp_path, capsys, monkeypatch):
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_wrong_command_line(fail, words, parts):
-    options = [word for word in words if word.startswith("--")]
-    line = fail(*options, *[word for word in words if not word.startswith("--")])
+    line = fail(*words)
     assert all(part in line for part in parts), line
 
 

@@ -57,6 +57,9 @@ class DetectionModule(LightningModule):
         self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
 
+    def setup(self, stage: str) -> None:
+        self.seed = self.trainer.strategy.broadcast(self.seed)  # each process drew its own
+
     # ------------------------------------------------------------------ training
 
     def train_dataloader(self) -> DataLoader:

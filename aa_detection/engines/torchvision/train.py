@@ -125,26 +125,35 @@ def _run(
             _log.info("%s", line)
 
     trainer = _trainer(cfg, eval_only, num_gpus, num_machines, launched)
-    if eval_only:
-        trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
-        return _results(module)
     if checkpoint is not None:
         _log.info("resuming from %s", checkpoint)
-    trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    if trainer.is_global_zero:
-        _save_final(cfg, module)
-    if module.test_datasets and module.evaluated_at != cfg.SOLVER.MAX_ITER:
-        trainer.validate(module, verbose=False)
+    try:
+        if eval_only:
+            trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
+        else:
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            if trainer.is_global_zero:
+                _save_final(cfg, module)
+            if module.test_datasets and module.evaluated_at != cfg.SOLVER.MAX_ITER:
+                trainer.validate(module, verbose=False)
+    except SystemExit:
+        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
+            raise KeyboardInterrupt from None
+        raise
     return _results(module)
 
 
 def _trainer(
     cfg: CfgNode, eval_only: bool, num_gpus: int, num_machines: int, launched: bool
 ) -> Trainer:
-    # TrainingBatches starts at the iteration by itself; the rest is the user's choice
-    for warning in ("dataloader is not resumable", "not have many workers", "logging interval"):
+    # TrainingBatches starts where it must by itself; the rest is the user's choice or Lightning's
+    for warning in (
+        "dataloader is not resumable",
+        "not have many workers",
+        "logging interval",
+        "exists and is not empty",
+        "LeafSpec",
+    ):
         warnings.filterwarnings("ignore", f".*{warning}.*")
     cuda = cfg.MODEL.DEVICE.startswith("cuda")
     devices = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else max(1, num_gpus)
@@ -175,7 +184,7 @@ def _trainer(
         val_check_interval=cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=20,
+        log_every_n_steps=min(20, cfg.SOLVER.MAX_ITER),
         logger=[]
         if eval_only
         else [

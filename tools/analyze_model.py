@@ -95,7 +95,7 @@ def _classifier(build: Callable[[], nn.Module], size: int) -> Analysis:
 
 
 def published_networks(engine: str) -> list[Published]:
-    """Bello et al., tables 1 to 3, and arXiv 2108.08205, as recalled in the project's notes."""
+    """Bello et al. (ICCV 2019), Hu et al. (CVPR 2018) and arXiv 2108.08205, recalled."""
     networks = []
     for depth, plain, augmented in (
         (34, 21.8, 20.7),
@@ -136,6 +136,7 @@ def published_networks(engine: str) -> list[Published]:
 
 
 NOTES = """
+Published figures are recalled from the papers, not read again.
 FLOPs are multiply-adds. The published ones of the RetinaNets count otherwise (about twice that, in
 a network with another P6), so compare their changes. Parameters of the RetinaNets: the published
 ones take P6 from P5, detectron2's from res5, which is 4.13 M more in every row.

@@ -3,7 +3,7 @@
 from .attention_keys import add_attention_keys, attention_spec
 from .augmentation_keys import add_augmentation_keys, check_augmentation
 from .loading import ConfigError, UnknownKeyError, merge_overrides, merge_yaml
-from .training import check_training
+from .training import check_training, default_to_final_weights
 
 __all__ = [
     "ConfigError",
@@ -13,6 +13,7 @@ __all__ = [
     "attention_spec",
     "check_augmentation",
     "check_training",
+    "default_to_final_weights",
     "merge_overrides",
     "merge_yaml",
 ]

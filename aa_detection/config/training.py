@@ -1,4 +1,6 @@
-"""Settings that build but cannot train."""
+"""Settings that build but cannot train, or have nothing to evaluate."""
+
+import os
 
 from fvcore.common.config import CfgNode
 
@@ -23,3 +25,19 @@ def check_training(cfg: CfgNode) -> None:
             f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} would keep random weights: "
             "MODEL.WEIGHTS is empty; name a checkpoint, or set MODEL.BACKBONE.FREEZE_AT to 0"
         )
+
+
+def default_to_final_weights(cfg: CfgNode) -> None:
+    """With an empty ``MODEL.WEIGHTS``, evaluate the run's own ``OUTPUT_DIR/model_final.pth``.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if cfg.MODEL.WEIGHTS:
+        return
+    final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    if not os.path.isfile(final):
+        raise ConfigError(
+            f"--eval-only: name the checkpoint with MODEL.WEIGHTS; there is no {final}"
+        )
+    cfg.MODEL.WEIGHTS = final

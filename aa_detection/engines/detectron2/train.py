@@ -20,7 +20,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ...config import ConfigError, check_training
+from ...config import check_training, default_to_final_weights
 from ...data import CocoDataset, check_coco_dataset, get_coco_dataset
 from .checkpoint import AACheckpointer
 
@@ -84,13 +84,8 @@ def run(
         ConfigError, DatasetError: before anything is written.
     """
     if eval_only:
-        final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-        if not cfg.MODEL.WEIGHTS and not resume:
-            cfg.MODEL.WEIGHTS = final
-            if not os.path.isfile(final):
-                raise ConfigError(
-                    f"--eval-only: name the checkpoint with MODEL.WEIGHTS; there is no {final}"
-                )
+        if not resume:
+            default_to_final_weights(cfg)
     else:
         check_training(cfg)
     datasets = _check_datasets(cfg, () if eval_only else cfg.DATASETS.TRAIN)

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ...config import ConfigError, check_training
+from ...config import ConfigError, check_training, default_to_final_weights
 from ...data import CocoDataset, check_coco_dataset, get_coco_dataset
 from ...models.weights import load_weights
 from .module import DetectionModule
@@ -63,13 +63,8 @@ def run(
     checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if resume else None
     weights = None
     if eval_only:
-        final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-        if not cfg.MODEL.WEIGHTS and checkpoint is None:
-            if not os.path.isfile(final):
-                raise ConfigError(
-                    f"--eval-only: name the checkpoint with MODEL.WEIGHTS; there is no {final}"
-                )
-            cfg.MODEL.WEIGHTS = final
+        if checkpoint is None:
+            default_to_final_weights(cfg)
     else:
         check_training(cfg)
     if cfg.MODEL.WEIGHTS and checkpoint is None:

@@ -11,7 +11,7 @@ from .catalog import (
     get_coco_dataset,
     register_coco_dataset,
 )
-from .checks import CocoSummary, check_coco_dataset
+from .checks import CocoSummary, check_coco_dataset, read_coco_annotations
 
 __all__ = [
     "CocoDataset",
@@ -20,5 +20,6 @@ __all__ = [
     "check_coco_dataset",
     "dataset_root",
     "get_coco_dataset",
+    "read_coco_annotations",
     "register_coco_dataset",
 ]

@@ -52,24 +52,10 @@ def check_coco_dataset(dataset: CocoDataset, *, num_classes: int | None = None) 
         DatasetError: the first thing found wrong, with the file and the id of the record.
     """
     path = dataset.annotation_file
-    content = _read(path)
+    content = read_coco_annotations(path)
     categories = {category["id"]: category["name"] for category in content["categories"]}
     image_ids = {image["id"] for image in content["images"]}
     annotations = content["annotations"]
-
-    empty_boxes = 0
-    for annotation in annotations:
-        if annotation["category_id"] not in categories:
-            raise DatasetError(
-                f"{path}: annotation {annotation['id']} has category_id "
-                f"{annotation['category_id']}, expected one of {_shortened(sorted(categories))}"
-            )
-        if annotation["image_id"] not in image_ids:
-            raise DatasetError(
-                f"{path}: annotation {annotation['id']} has image_id {annotation['image_id']}, "
-                f"expected the id of one of the {len(image_ids)} images"
-            )
-        empty_boxes += _is_empty_box(annotation, path)
 
     _check_image_files(dataset, content["images"])
     if num_classes is not None and num_classes != len(categories):
@@ -84,11 +70,35 @@ def check_coco_dataset(dataset: CocoDataset, *, num_classes: int | None = None) 
         images=len(image_ids),
         annotations=len(annotations),
         empty_images=len(image_ids - {annotation["image_id"] for annotation in annotations}),
-        empty_boxes=empty_boxes,
+        empty_boxes=sum(0 in annotation["bbox"][2:] for annotation in annotations),
         category_ids=category_ids,
         category_names=tuple(categories[category_id] for category_id in category_ids),
         category_counts=tuple(counts[category_id] for category_id in category_ids),
     )
+
+
+def read_coco_annotations(path: Path) -> dict:
+    """The content of an annotation file; no image is looked for.
+
+    Raises:
+        DatasetError: the first thing found wrong, with the file and the id of the record.
+    """
+    content = _read(path)
+    categories = {category["id"] for category in content["categories"]}
+    image_ids = {image["id"] for image in content["images"]}
+    for annotation in content["annotations"]:
+        if annotation["category_id"] not in categories:
+            raise DatasetError(
+                f"{path}: annotation {annotation['id']} has category_id "
+                f"{annotation['category_id']}, expected one of {_shortened(sorted(categories))}"
+            )
+        if annotation["image_id"] not in image_ids:
+            raise DatasetError(
+                f"{path}: annotation {annotation['id']} has image_id {annotation['image_id']}, "
+                f"expected the id of one of the {len(image_ids)} images"
+            )
+        _check_box(annotation, path)
+    return content
 
 
 def _read(path: Path) -> dict:
@@ -140,7 +150,7 @@ def _check_records(records: list, key: str, fields: dict, path: Path) -> None:
         seen.add(record["id"])
 
 
-def _is_empty_box(annotation: dict, path: Path) -> bool:
+def _check_box(annotation: dict, path: Path) -> None:
     box = annotation["bbox"]
     numbers = len(box) == 4 and all(
         type(number) in _NUMBER and math.isfinite(number) for number in box
@@ -150,7 +160,6 @@ def _is_empty_box(annotation: dict, path: Path) -> bool:
             f"{path}: annotation {annotation['id']} has bbox {box!r:.80}, expected four finite "
             "numbers [x, y, width, height] with width and height at least 0"
         )
-    return box[2] == 0 or box[3] == 0
 
 
 def _check_image_files(dataset: CocoDataset, images: list[dict]) -> None:

@@ -28,7 +28,7 @@ def check_training(cfg: CfgNode) -> None:
 
 
 def default_to_final_weights(cfg: CfgNode) -> None:
-    """With an empty ``MODEL.WEIGHTS``, evaluate the run's own ``OUTPUT_DIR/model_final.pth``.
+    """With an empty ``MODEL.WEIGHTS``, take the run's own ``OUTPUT_DIR/model_final.pth``.
 
     Raises:
         ConfigError: there is no such file.
@@ -37,7 +37,5 @@ def default_to_final_weights(cfg: CfgNode) -> None:
         return
     final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     if not os.path.isfile(final):
-        raise ConfigError(
-            f"--eval-only: name the checkpoint with MODEL.WEIGHTS; there is no {final}"
-        )
+        raise ConfigError(f"MODEL.WEIGHTS is empty, and there is no {final}; name a checkpoint")
     cfg.MODEL.WEIGHTS = final

@@ -10,6 +10,7 @@ from .backbone import (
 from .checkpoint import AACheckpointer
 from .config import add_aa_config, load_config
 from .train import AATrainer, run
+from .weights import load_model
 
 __all__ = [
     "AACheckpointer",
@@ -20,5 +21,6 @@ __all__ = [
     "build_model",
     "build_retinanet_aa_resnet_fpn_backbone",
     "load_config",
+    "load_model",
     "run",
 ]

@@ -3,5 +3,6 @@
 from .config import load_config
 from .model import build_model
 from .train import run
+from .weights import load_model
 
-__all__ = ["build_model", "load_config", "run"]
+__all__ = ["build_model", "load_config", "load_model", "run"]

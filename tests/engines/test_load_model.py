@@ -1,0 +1,28 @@
+"""``load_model``: a trained detector for whoever runs or exports it."""
+
+import pytest
+import torch
+
+from aa_detection.config import ConfigError
+
+
+def test_weights_named_or_the_runs_own(engine, run, tiny_config, tmp_path):
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
+    final = tmp_path / "model_final.pth"
+    saved = torch.load(final, weights_only=True)["model"]
+    named = tiny_config(engine, "MODEL.WEIGHTS", str(final), "OUTPUT_DIR", "elsewhere")
+    own = tiny_config(engine, "OUTPUT_DIR", str(tmp_path))
+    for cfg in (named, own):
+        before = cfg.dump()
+        cfg.freeze()
+        model = engine.load_model(cfg)
+        assert cfg.dump() == before
+        assert not any(module.training for module in model.modules())
+        assert {p.device.type for p in model.parameters()} == {cfg.MODEL.DEVICE}
+        assert torch.equal(model.head.cls_score.weight, saved["head.cls_score.weight"])
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_no_weights(engine, tiny_config, tmp_path):
+    with pytest.raises(ConfigError, match="^MODEL.WEIGHTS is empty, and there is no .*final.pth"):
+        engine.load_model(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))

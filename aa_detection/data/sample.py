@@ -3,184 +3,30 @@
 python -m aa_detection.data.sample [--root R] [--num-train N] [--num-val N] [--seed S]
 """
 
-import argparse
-import json
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from .catalog import DatasetError, StrPath, dataset_root
-from .scene import draw_scene, outline
+from .drawn import DrawnDataset, Drawing
+from .scene import draw_scene
 
-FOLDER = "aa_sample"
-
-# Raised whenever the same seed would give other files, so that an older set is not taken for this.
-FORMAT_VERSION = "1"
-
-# With gaps and not from 0: a class index mistaken for a category id must not go unnoticed.
-CATEGORY_IDS = {"circle": 1, "triangle": 2, "square": 3, "star": 5, "crescent": 7}
-
-_SPLITS = ("train", "val")
 _EMPTY_EVERY = 25  # one image in this many has no object
 
 
-def write_sample_dataset(
-    root: StrPath | None = None, *, num_train: int = 320, num_val: int = 80, seed: int = 0
-) -> Path:
-    """Writes `root`/aa_sample unless it is there already, and returns that folder.
-
-    The folder holds `train/*.png`, `val/*.png` and COCO annotations in `annotations/train.json` and
-    `annotations/val.json`. Boxes, areas and polygons are of the visible part of an object. The same
-    arguments give the same files; an image depends on `seed`, its split and its number only.
-
-    The folder appears when everything is written. A complete sample dataset of the same seed and
-    size is left as it is; anything else that stands there is never touched.
-
-    Args:
-        root: default :func:`aa_detection.data.dataset_root`.
-        num_train, num_val: images, at least 1.
-        seed: at least 0.
-
-    Raises:
-        DatasetError: the folder holds something else, or cannot be written.
-    """
-    if min(num_train, num_val) < 1 or seed < 0:
-        raise DatasetError(
-            "a sample dataset needs num_train >= 1, num_val >= 1 and seed >= 0, "
-            f"got {num_train}, {num_val} and {seed}"
-        )
-    root = dataset_root() if root is None else Path(root).expanduser()
-    folder = root / FOLDER
-    counts = (num_train, num_val)
-    try:
-        if _is_present(folder, counts, seed):
-            return folder
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{FOLDER}.", dir=root) as unfinished:
-            # A folder inside the temporary one: that is closed to other users, this is not.
-            written = Path(unfinished) / FOLDER
-            for index, (split, count) in enumerate(zip(_SPLITS, counts)):
-                _write_split(written, split, count, (seed, index))
-            try:
-                written.rename(folder)
-            except OSError:
-                # another process may have written it meanwhile
-                if not _is_present(folder, counts, seed):
-                    raise
-    except OSError as error:
-        raise DatasetError(
-            f"cannot write the sample dataset to {folder}: {error.strerror or error}"
-        ) from error
-    return folder
+def _draw(rng: np.random.Generator, index: int) -> Drawing:
+    return draw_scene(rng, empty=index % _EMPTY_EVERY == 3)
 
 
-def _is_present(folder: Path, counts: tuple[int, int], seed: int) -> bool:
-    """True: exactly this dataset is there. False: nothing is. Otherwise a DatasetError."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    for split, count in zip(_SPLITS, counts):
-        try:
-            content = json.loads((folder / "annotations" / f"{split}.json").read_bytes())
-            info = content["info"]
-            files = {image["file_name"] for image in content["images"]}
-            complete = (info["version"], info["seed"]) == (FORMAT_VERSION, seed)
-            complete = complete and len(files) == count
-            complete = complete and files == {path.name for path in (folder / split).iterdir()}
-        except (OSError, ValueError, KeyError, TypeError):
-            complete = False
-        if not complete:
-            raise DatasetError(
-                f"{folder} is there but is not the sample dataset of format {FORMAT_VERSION}, "
-                f"seed {seed}, {counts[0]} + {counts[1]} images (its {split} part differs): "
-                "remove that folder or choose another dataset root"
-            )
-    return True
+SAMPLE = DrawnDataset(
+    name="sample",
+    version="1",
+    # With gaps and not from 0: a class index mistaken for a category id must not go unnoticed.
+    category_ids={"circle": 1, "triangle": 2, "square": 3, "star": 5, "crescent": 7},
+    draw=_draw,
+)
 
-
-def _write_split(folder: Path, split: str, count: int, seed: tuple[int, int]) -> None:
-    (folder / split).mkdir(parents=True)
-    (folder / "annotations").mkdir(exist_ok=True)
-    images, annotations = [], []
-    for index in range(count):
-        pixels, objects = draw_scene(
-            np.random.default_rng((*seed, index)), empty=index % _EMPTY_EVERY == 3
-        )
-        image = {
-            "id": index + 1,
-            "license": 1,
-            "file_name": f"{index + 1:06d}.png",
-            "height": pixels.shape[0],
-            "width": pixels.shape[1],
-        }
-        Image.fromarray(pixels).save(
-            folder / split / image["file_name"],
-            compress_level=1,  # higher levels take longer and save little on noise
-        )
-        images.append(image)
-        for each in objects:
-            polygons = outline(each.pixels)
-            corners = np.concatenate(polygons)
-            (x0, y0), (x1, y1) = corners.min(0).tolist(), corners.max(0).tolist()
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": CATEGORY_IDS[each.shape],
-                    "bbox": [float(x0), float(y0), float(x1 - x0), float(y1 - y0)],
-                    "area": float(each.pixels.sum()),
-                    "segmentation": [polygon.ravel().tolist() for polygon in polygons],
-                    "iscrowd": 0,
-                }
-            )
-    content = {
-        "info": {
-            "description": f"aa_detection sample dataset, {split}",
-            "version": FORMAT_VERSION,
-            "seed": seed[0],
-        },
-        "licenses": [
-            {
-                "id": 1,
-                "name": "CC0 1.0",
-                "url": "https://creativecommons.org/publicdomain/zero/1.0/",
-            }
-        ],
-        "categories": [
-            {"id": category_id, "name": name, "supercategory": "shape"}
-            for name, category_id in CATEGORY_IDS.items()
-        ],
-        "images": images,
-        "annotations": annotations,
-    }
-    (folder / "annotations" / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0, or 2 after one line on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aa_detection.data.sample",
-        description="Write the sample dataset, unless it is there already.",
-    )
-    parser.add_argument(
-        "--root", help="folder to write aa_sample into (default: $DETECTRON2_DATASETS, or datasets)"
-    )
-    parser.add_argument("--num-train", type=int, default=320, metavar="N")
-    parser.add_argument("--num-val", type=int, default=80, metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        folder = write_sample_dataset(
-            args.root, num_train=args.num_train, num_val=args.num_val, seed=args.seed
-        )
-    except DatasetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"sample dataset: {args.num_train} + {args.num_val} images in {folder}")
-    return 0
-
+write_sample_dataset = SAMPLE.write
+main = SAMPLE.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 import aa_detection
 from aa_detection.data import CocoDataset, DatasetError, check_coco_dataset
 from aa_detection.data import sample as sample_module
-from aa_detection.data.sample import FORMAT_VERSION, main, write_sample_dataset
+from aa_detection.data.sample import SAMPLE, main, write_sample_dataset
 
 SMALL = {"num_train": 4, "num_val": 2}
 REPOSITORY = Path(aa_detection.__file__).parents[1]
@@ -53,7 +53,7 @@ def test_splits_share_no_image(sample):
 
 
 def test_says_what_it_was_made_of(coco):
-    assert coco.dataset["info"]["version"] == FORMAT_VERSION
+    assert coco.dataset["info"]["version"] == SAMPLE.version
     assert coco.dataset["info"]["seed"] == 0
     assert coco.dataset["licenses"]
 
@@ -222,7 +222,7 @@ def test_anything_else_is_refused_and_not_touched(tmp_path, change, options, par
     with pytest.raises(DatasetError) as error:
         write_sample_dataset(tmp_path, **options)
     assert str(error.value) == (
-        f"{folder} is there but is not the sample dataset of format {FORMAT_VERSION}, "
+        f"{folder} is there but is not the sample dataset of format {SAMPLE.version}, "
         f"seed {options['seed']}, {options['num_train']} + {options['num_val']} images "
         f"(its {part} part differs): remove that folder or choose another dataset root"
     )

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from .drawn import DrawnDataset, Drawing
+from .drawn import Drawing, DrawnDataset
 from .scene import draw_scene
 
 _EMPTY_EVERY = 25  # one image in this many has no object

@@ -1,5 +1,16 @@
-"""COCO metrics of result files."""
+"""COCO metrics of result files, and whether one detector beats another."""
 
 from .coco_ap import coco_ap
+from .comparison import Comparison, Curve, Difference, compare, precision_recall
+from .published import PUBLISHED, Published
 
-__all__ = ["coco_ap"]
+__all__ = [
+    "PUBLISHED",
+    "Comparison",
+    "Curve",
+    "Difference",
+    "Published",
+    "coco_ap",
+    "compare",
+    "precision_recall",
+]

@@ -17,7 +17,7 @@ LAYERS = (
     ("models",),
     ("config", "data"),
     ("checkpoints",),
-    ("evaluation",),
+    ("evaluation", "training"),
     ("visualization",),
     ("engines",),
 )

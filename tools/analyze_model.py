@@ -16,31 +16,15 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from aa_detection.config import ConfigError
 from aa_detection.engines import ENGINES, load_engine
 from aa_detection.models import classification
-from aa_detection.models.analysis import Analysis, analyze
+from aa_detection.models.analysis import Analysis, DensePart, analyze
 from aa_detection.models.wide_resnet import WideResNet
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-
-
-class DensePart(nn.Module):
-    """A detector of either engine from the normalised batch to its dense head's outputs."""
-
-    def __init__(self, detector: nn.Module) -> None:
-        super().__init__()
-        self.backbone = detector.backbone
-        proposals = getattr(detector, "proposal_generator", None)
-        self.head = detector.head if proposals is None else proposals.rpn_head
-        owner = detector if proposals is None else proposals
-        self.levels = getattr(owner, "head_in_features", getattr(owner, "in_features", None))
-
-    def forward(self, images: Tensor):
-        features = self.backbone(images)
-        return self.head([features[level] for level in self.levels or features])
 
 
 def analyze_config(engine_name: str, config: str, overrides: list[str], size: tuple[int, int]):

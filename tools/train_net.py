@@ -7,6 +7,8 @@ import sys
 from aa_detection.config import ConfigError
 from aa_detection.data import DatasetError, register_coco_dataset
 from aa_detection.engines import ENGINES, load_engine
+from aa_detection.training.failures import RunError
+from aa_detection.training.interrupt import Interrupted
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,7 +48,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
+    """Run the command line.
+
+    The exit status is 2 for input that cannot be used, 1 for a run that failed, 130 and 143 for one
+    that SIGINT (Ctrl-C) or SIGTERM ended.
+    """
     args = parse_args(argv)
     try:
         engine = load_engine(args.engine)
@@ -69,8 +75,14 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, DatasetError) as error:
         print(f"train_net.py: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"train_net.py: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as end:
+        print(f"train_net.py: {end}", file=sys.stderr)
+        return 128 + end.signum
     except KeyboardInterrupt:
-        print("train_net.py: interrupted; --resume continues", file=sys.stderr)
+        print("train_net.py: interrupted before the run began", file=sys.stderr)
         return 130
     return 0
 

@@ -48,6 +48,22 @@ class Analysis:
     attention: list[AttentionCost] = field(default_factory=list)
 
 
+class DensePart(nn.Module):
+    """A detector of either engine from the normalised batch to its dense head's outputs."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = detector.backbone
+        proposals = getattr(detector, "proposal_generator", None)
+        self.head = detector.head if proposals is None else proposals.rpn_head
+        owner = detector if proposals is None else proposals
+        self.levels = getattr(owner, "head_in_features", getattr(owner, "in_features", None))
+
+    def forward(self, images: Tensor):
+        features = self.backbone(images)
+        return self.head([features[level] for level in self.levels or features])
+
+
 def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
     """Count on the CPU, in evaluation; attention is counted, not computed.
 

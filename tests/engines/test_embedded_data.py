@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from aa_detection.data import CocoDataset, get_coco_dataset
-from aa_detection.engines.torchvision.data import DetectionDataset, TrainingBatches, train_loader
+from aa_detection.engines.torchvision.data import DetectionDataset, train_loader
+from aa_detection.training.batches import TrainingBatches
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def dataset(tiny_config, torchvision_engine):
 
 def batches(dataset, **changes):
     settings = {"seed": 5, "start": 0, "end": 40, "group": True, "rank": 0, "world_size": 1}
-    return TrainingBatches(dataset, 2, **{**settings, **changes})
+    wide = [dataset.is_wide(index) for index in range(len(dataset))]
+    return TrainingBatches(wide, 2, **{**settings, **changes})
 
 
 def test_test_images_are_the_ones_detectron2_sees(

@@ -51,21 +51,6 @@ def test_eval_only_reproduces_the_training_result(engine, run, tmp_path):
     assert detections(tmp_path / "a") == detections(tmp_path / "b")
 
 
-def test_resumed_training_ends_where_an_uninterrupted_one_does(torchvision_engine, run, tmp_path):
-    period = ["SOLVER.CHECKPOINT_PERIOD", "3", "DATALOADER.NUM_WORKERS", "1"]
-    run(torchvision_engine, tmp_path, *period)
-    whole = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
-    result = detections(tmp_path)
-    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["iteration_0000003.ckpt"]
-    (tmp_path / "model_final.pth").unlink()
-
-    run(torchvision_engine, tmp_path, *period, resume=True)
-    assert "resuming from" in (tmp_path / "log.txt").read_text()
-    resumed = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
-    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
-    assert detections(tmp_path) == result
-
-
 def test_resumed_detectron2_training_goes_on(detectron2_engine, run, tmp_path):
     run(detectron2_engine, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "2")
     (tmp_path / "model_final.pth").unlink()

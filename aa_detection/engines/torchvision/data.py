@@ -2,19 +2,20 @@
 
 import contextlib
 import io
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from fvcore.common.config import CfgNode
 from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from ...data import CocoDataset
+from ...training.batches import TrainingBatches
+from ...training.interrupt import leave_to_parent
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 
@@ -144,60 +145,6 @@ def crop_window(height: int, width: int, size: int, place: float) -> tuple[int, 
     return top, left, min(height, size), min(width, size)
 
 
-class TrainingBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(index, seed)`` for iterations `start` to `end`, one process's share of them.
-
-    The stream of images is endless, reshuffled every epoch, and a function of `seed` alone, so that
-    a resumed run goes on where it stopped. With aspect grouping a batch holds wide or tall images
-    only, as ``DATALOADER.ASPECT_RATIO_GROUPING`` asks.
-    """
-
-    def __init__(
-        self,
-        dataset: DetectionDataset,
-        batch_size: int,
-        *,
-        seed: int,
-        start: int,
-        end: int,
-        group: bool,
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size  # of this process
-        self.seed = seed
-        self.start = start
-        self.end = end
-        self.group = group
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        # of the whole training: Lightning adds what a resumed run has behind it
-        return self.end
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return itertools.islice(self._batches(), self.start, self.end)
-
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        buckets: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
-        for key in itertools.islice(self._stream(), self.rank, None, self.world_size):
-            bucket = buckets[self.group and self.dataset.is_wide(key[0])]
-            bucket.append(key)
-            if len(bucket) == self.batch_size:
-                yield list(bucket)
-                bucket.clear()
-
-    def _stream(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(self.seed)
-        position = 0
-        while True:
-            for index in torch.randperm(len(self.dataset), generator=generator).tolist():
-                yield index, (self.seed << 32) + position
-                position += 1
-
-
 def collate(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Images of different sizes stay a list; the model pads them."""
     images, targets = zip(*samples)
@@ -216,7 +163,7 @@ def train_loader(
     """Batches of iterations `start` to ``SOLVER.MAX_ITER``."""
     dataset = DetectionDataset(cfg, datasets, train=True)
     batches = TrainingBatches(
-        dataset,
+        [dataset.is_wide(index) for index in range(len(dataset))],
         cfg.SOLVER.IMS_PER_BATCH // world_size,
         seed=seed,
         start=start,
@@ -230,6 +177,7 @@ def train_loader(
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate,
+        worker_init_fn=leave_to_parent,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda"),
     )
 
@@ -241,4 +189,5 @@ def test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: in
         Subset(images, range(rank, len(images), world_size)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate,
+        worker_init_fn=leave_to_parent,
     )

@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader
 from ...data import CocoDataset
 from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
+from ...training.files import atomic_write
+from ...training.guard import StepGuard
 from .data import open_coco, test_loader, train_loader
 from .model import build_model
 
@@ -35,8 +37,10 @@ class DetectionModule(LightningModule):
 
     Args:
         seed: of the data's order and augmentation; a checkpoint's takes its place on resuming.
+        guard: looks at every step.
 
     Attributes:
+        iteration: how many are behind the weights.
         results: metrics of the last evaluation by dataset name.
         evaluated_at: the iteration it was made at, or -1.
     """
@@ -47,12 +51,15 @@ class DetectionModule(LightningModule):
         train: Sequence[CocoDataset],
         test: Sequence[CocoDataset],
         seed: int,
+        guard: StepGuard,
     ) -> None:
         super().__init__()
         self.cfg = cfg
         self.train_datasets = train
         self.test_datasets = test
         self.seed = seed
+        self.guard = guard
+        self._loaded_iteration = 0
         self.model = build_model(cfg)
         self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
@@ -75,6 +82,8 @@ class DetectionModule(LightningModule):
     def training_step(self, batch, batch_idx: int) -> Tensor:
         images, targets = batch
         losses = self.model(images, targets)
+        image_ids = [int(target["image_id"]) for target in targets]
+        self.guard.check_losses(losses, image_ids, self.global_step)
         total = sum(losses.values())
         self.log("total_loss", total.detach(), prog_bar=True)
         self.log_dict(losses)
@@ -121,6 +130,12 @@ class DetectionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint["seed"]
+        self._loaded_iteration = checkpoint["global_step"]
+
+    @property
+    def iteration(self) -> int:
+        # Lightning restores its count for training only
+        return max(self.global_step, self._loaded_iteration)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -138,6 +153,7 @@ class DetectionModule(LightningModule):
 
     def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         categories = sorted(self._cocos[dataloader_idx].getCatIds())
+        self.guard.stop.check()
         images, targets = batch
         for image, target, found in zip(images, targets, self.model(images)):
             scale = target["size"].flip(0) / torch.tensor(image.shape[:0:-1]).to(target["size"])
@@ -164,12 +180,12 @@ class DetectionModule(LightningModule):
             if self.trainer.is_global_zero:
                 path = results_file(self.cfg, dataset.name)
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                with open(path, "w", encoding="utf-8") as file:
+                with atomic_write(path, "w") as file:
                     json.dump(detections, file)
                 metrics = coco_ap(self._cocos[i], detections)
                 self._report(dataset.name, metrics)
             self.results[dataset.name] = metrics
-        self.evaluated_at = self.global_step
+        self.evaluated_at = self.iteration
         del self._cocos, self._detections
 
     def _gather(self, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -181,14 +197,14 @@ class DetectionModule(LightningModule):
         return sorted((d for share in shares for d in share), key=lambda d: d["image_id"])
 
     def _report(self, name: str, metrics: dict[str, float]) -> None:
-        _log.info("%s at iteration %d", name, self.global_step)
+        _log.info("%s at iteration %d", name, self.iteration)
         _log.info(" ".join(f"{metric:>8}" for metric in METRICS))
         _log.info(" ".join(f"{metrics[metric]:8.3f}" for metric in METRICS))
         prefix = "bbox" if len(self.test_datasets) == 1 else f"{name}/bbox"
         for logger in self.loggers:
             logger.log_metrics(
                 {f"{prefix}/{metric}": value for metric, value in metrics.items()},
-                step=self.global_step,
+                step=self.iteration,
             )
 
 

@@ -1,7 +1,6 @@
 """Training and COCO evaluation with Lightning's Trainer."""
 
 import datetime
-import glob
 import json
 import logging
 import math
@@ -15,17 +14,28 @@ import torch
 import torchvision
 from fvcore.common.config import CfgNode
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ...config import ConfigError, check_training, default_to_final_weights
 from ...data import CocoDataset, check_coco_dataset, get_coco_dataset
 from ...models.weights import load_weights
+from ...training.failures import one_line_endings
+from ...training.files import atomic_write, check_output_dir, cut_metrics, remove_unfinished
+from ...training.guard import StepGuard
+from ...training.interrupt import StopSignals
+from ...training.memory import memory_advice
+from .checkpointing import (
+    Checkpoints,
+    WholeCheckpointIO,
+    checkpoint_iteration,
+    last_checkpoint,
+)
+from .model import build_model
 from .module import DetectionModule
 from .names import from_detectron2, to_detectron2
 
-CHECKPOINTS = "checkpoints"
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +63,7 @@ def run(
 
     Raises:
         ConfigError, DatasetError: before anything is written.
+        RunError, Interrupted: the run could not go on, or was asked to stop.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ
     if (num_machines > 1 and not launched) or machine_rank or dist_url != "auto":
@@ -84,7 +95,18 @@ def run(
             f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {world_size} "
             "processes"
         )
-    return _run(cfg, datasets, weights, checkpoint, eval_only, num_gpus, num_machines, launched)
+    return _run(
+        cfg,
+        datasets,
+        weights,
+        checkpoint,
+        resume,
+        eval_only,
+        num_gpus,
+        num_machines,
+        launched,
+        max(1, world_size),
+    )
 
 
 def _run(
@@ -92,50 +114,74 @@ def _run(
     datasets: dict[str, CocoDataset],
     weights: dict[str, torch.Tensor] | None,
     checkpoint: str | None,
+    resume: bool,
     eval_only: bool,
     num_gpus: int,
     num_machines: int,
     launched: bool,
+    world_size: int,
 ) -> dict[str, Any]:
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    _start_log(cfg.OUTPUT_DIR)
-    _log.info("engine: torchvision %s on %s", torchvision.__version__, cfg.MODEL.DEVICE)
-    if rank_zero_only.rank == 0:
-        with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w", encoding="utf-8") as file:
-            file.write(cfg.dump())
+    stop = StopSignals()
 
-    seed = cfg.SEED if cfg.SEED >= 0 else int.from_bytes(os.urandom(3), "little")
-    seed = seed_everything(seed, workers=True, verbose=False)
-    module = DetectionModule(
-        cfg,
-        [datasets[name] for name in ([] if eval_only else cfg.DATASETS.TRAIN)],
-        [datasets[name] for name in cfg.DATASETS.TEST],
-        seed,
-    )
-    if weights is not None:
-        report = load_weights(module.model, from_detectron2(module.model, weights))
-        if not report.loaded and not report.sliced:
-            raise ConfigError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no tensor of it fits the model")
-        for line in report.lines():
-            _log.info("%s", line)
+    def resumable() -> str | None:
+        return None if eval_only else last_checkpoint(cfg.OUTPUT_DIR)
 
-    trainer = _trainer(cfg, eval_only, num_gpus, num_machines, launched)
-    if checkpoint is not None:
-        _log.info("resuming from %s", checkpoint)
-    try:
+    def advice() -> str:
+        return memory_advice(cfg, build_model, world_size, training=not eval_only)
+
+    with stop, one_line_endings(stop, resumable, advice):
+        check_output_dir(cfg.OUTPUT_DIR)
+        _start_log(cfg.OUTPUT_DIR)
+        _log.info("engine: torchvision %s on %s", torchvision.__version__, cfg.MODEL.DEVICE)
+        if rank_zero_only.rank == 0:
+            remove_unfinished(cfg.OUTPUT_DIR)
+            with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
+                file.write(cfg.dump())
+
+        seed = cfg.SEED if cfg.SEED >= 0 else int.from_bytes(os.urandom(3), "little")
+        seed = seed_everything(seed, workers=True, verbose=False)
+        module = DetectionModule(
+            cfg,
+            [datasets[name] for name in ([] if eval_only else cfg.DATASETS.TRAIN)],
+            [datasets[name] for name in cfg.DATASETS.TEST],
+            seed,
+            StepGuard(stop, resumable),
+        )
+        if weights is not None:
+            report = load_weights(module.model, from_detectron2(module.model, weights))
+            if not report.loaded and not report.sliced:
+                raise ConfigError(
+                    f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no tensor of it fits the model"
+                )
+            for line in report.lines():
+                _log.info("%s", line)
+        trainer = _trainer(cfg, eval_only, num_gpus, num_machines, launched)
         if eval_only:
             trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
         else:
+            if checkpoint is not None:
+                _prepare_resuming(cfg, trainer, module, checkpoint)
+            elif resume:
+                _log.info("--resume: no checkpoint in %s, training starts", cfg.OUTPUT_DIR)
             trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
             if trainer.is_global_zero:
                 _save_final(cfg, module)
             if module.test_datasets and module.evaluated_at != cfg.SOLVER.MAX_ITER:
                 trainer.validate(module, verbose=False)
-    except SystemExit:
-        if trainer.interrupted:  # Lightning turns Ctrl-C into an exit
-            raise KeyboardInterrupt from None
-        raise
     return _results(module)
+
+
+def _prepare_resuming(
+    cfg: CfgNode, trainer: Trainer, module: DetectionModule, checkpoint: str
+) -> None:
+    """Take back what was written after the checkpoint; repeat an evaluation that followed it."""
+    _log.info("resuming from %s", checkpoint)
+    iteration = checkpoint_iteration(checkpoint)
+    if rank_zero_only.rank == 0:
+        cut_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), iteration)
+    evaluated = cfg.TEST.EVAL_PERIOD and iteration % cfg.TEST.EVAL_PERIOD == 0
+    if evaluated and module.test_datasets and iteration < cfg.SOLVER.MAX_ITER:
+        trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
 
 def _trainer(
@@ -159,15 +205,7 @@ def _trainer(
     terminal = sys.stderr.isatty()
     callbacks: list[Any] = [TQDMProgressBar()] if terminal else []
     if not eval_only:
-        callbacks.append(
-            ModelCheckpoint(
-                dirpath=os.path.join(cfg.OUTPUT_DIR, CHECKPOINTS),
-                filename="iteration_{step:07d}",
-                auto_insert_metric_name=False,
-                every_n_train_steps=cfg.SOLVER.CHECKPOINT_PERIOD,
-                save_top_k=1,
-            )
-        )
+        callbacks.append(Checkpoints())
     return Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=devices,
@@ -187,6 +225,7 @@ def _trainer(
             MetricsFile(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER, echo=not terminal),
         ],
         callbacks=callbacks,
+        plugins=[WholeCheckpointIO()],
         enable_progress_bar=terminal,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -228,12 +267,6 @@ class MetricsFile(Logger):
         step_0, time_0 = self.first
         seconds = (time.monotonic() - time_0) / (step - step_0) * (self.max_iter - 1 - step)
         return f"  eta: {datetime.timedelta(seconds=round(seconds))}"
-
-
-def last_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint of a run, or None."""
-    files = glob.glob(os.path.join(glob.escape(output_dir), CHECKPOINTS, "iteration_*.ckpt"))
-    return max(files, default=None)
 
 
 def read_weights(path: str) -> dict[str, torch.Tensor]:
@@ -284,8 +317,8 @@ def scale_workers(cfg: CfgNode, world_size: int) -> None:
 def _save_final(cfg: CfgNode, module: DetectionModule) -> None:
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     content = {"model": to_detectron2(module.model), "iteration": cfg.SOLVER.MAX_ITER - 1}
-    torch.save(content, f"{path}.part")
-    os.replace(f"{path}.part", path)
+    with atomic_write(path) as file:
+        torch.save(content, file)
     _log.info("saved %s", path)
 
 

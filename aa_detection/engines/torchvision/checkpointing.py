@@ -1,0 +1,83 @@
+"""Checkpoints of Lightning's Trainer that a kill leaves whole, and what is left to resume from."""
+
+import glob
+import os
+import pickle
+import signal
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from ...config import ConfigError
+from ...training.files import atomic_write
+from ...training.interrupt import Interrupted
+from .module import DetectionModule
+
+_FOLDER = "checkpoints"
+_STOPPED_BY_ANOTHER = signal.SIGTERM  # process, which has had a signal that this one has not
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint of a run, or None."""
+    return max(_checkpoints(output_dir), default=None)
+
+
+def checkpoint_iteration(path: str) -> int:
+    """How many iterations are behind a checkpoint."""
+    return int(path.rpartition("_")[2].removesuffix(".ckpt"))
+
+
+def _checkpoints(output_dir: str) -> list[str]:
+    return glob.glob(os.path.join(glob.escape(output_dir), _FOLDER, "iteration_*.ckpt"))
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint in full before it has its name; says so of one that is not whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with atomic_write(path) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            problem = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                f"--resume: {path} is damaged ({problem}); without it training starts anew"
+            ) from None
+
+
+class Checkpoints(Checkpoint):
+    """Saves the run every ``SOLVER.CHECKPOINT_PERIOD`` iterations; the newest takes the others'
+    place, those of an earlier run in the same folder included.
+
+    Saves as well before every evaluation, which may take long, after the last iteration, and where
+    the run is asked to stop.
+    """
+
+    def on_train_start(self, trainer: Trainer, module: DetectionModule) -> None:
+        module.guard.stop.install()  # Lightning has its own idea of SIGTERM
+
+    def on_train_batch_start(self, trainer: Trainer, module: DetectionModule, *args: Any) -> None:
+        # not as soon as the checkpoint is written: the step's metrics come after that
+        if module.guard.stopping:
+            raise Interrupted(module.guard.stop.received or _STOPPED_BY_ANOTHER)
+
+    def on_train_batch_end(self, trainer: Trainer, module: DetectionModule, *args: Any) -> None:
+        cfg, iteration = module.cfg, trainer.global_step
+        due = iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0 or iteration == cfg.SOLVER.MAX_ITER
+        evaluates = cfg.TEST.EVAL_PERIOD and iteration % cfg.TEST.EVAL_PERIOD == 0
+        if not (due or evaluates or module.guard.stopping):
+            return
+        module.guard.check_weights(module.model, iteration - 1)
+        path = os.path.join(cfg.OUTPUT_DIR, _FOLDER, f"iteration_{iteration:07d}.ckpt")
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            for older in _checkpoints(cfg.OUTPUT_DIR):
+                if older != path:
+                    os.unlink(older)

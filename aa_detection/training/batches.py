@@ -1,0 +1,67 @@
+"""The order of the images: a function of a seed, so that a resumed run repeats it."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+
+class TrainingBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of ``(index, seed)`` for iterations `start` to `end`, one process's share of them.
+
+    The stream of images is endless, reshuffled every epoch, and a function of `seed` alone, so that
+    a resumed run goes on where it stopped. With aspect grouping a batch holds wide or tall images
+    only, as ``DATALOADER.ASPECT_RATIO_GROUPING`` asks.
+
+    Args:
+        wide: of every image, whether it is wider than tall.
+        batch_size: of this process.
+        start, end: may be set until iteration begins.
+        group: aspect grouping.
+    """
+
+    def __init__(
+        self,
+        wide: Sequence[bool],
+        batch_size: int,
+        *,
+        seed: int,
+        start: int,
+        end: int,
+        group: bool,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.wide = wide
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.end = end
+        self.group = group
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        # of the whole training: Lightning adds what a resumed run has behind it
+        return self.end
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return itertools.islice(self._batches(), self.start, self.end)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        buckets: dict[bool, list[tuple[int, int]]] = {False: [], True: []}
+        for key in itertools.islice(self._stream(), self.rank, None, self.world_size):
+            bucket = buckets[self.group and self.wide[key[0]]]
+            bucket.append(key)
+            if len(bucket) == self.batch_size:
+                yield list(bucket)
+                bucket.clear()
+
+    def _stream(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed(self.seed)
+        position = 0
+        while True:
+            for index in torch.randperm(len(self.wide), generator=generator).tolist():
+                yield index, (self.seed << 32) + position
+                position += 1

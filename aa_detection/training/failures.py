@@ -1,0 +1,85 @@
+"""Ends of a run that nobody's input is to blame for, each said in one line."""
+
+import contextlib
+import errno
+import re
+from collections.abc import Callable, Iterator
+
+import torch
+
+from .interrupt import Interrupted, StopSignals
+
+
+class RunError(RuntimeError):
+    """A run that could not go on. One line: what, where, and what it leaves."""
+
+
+@contextlib.contextmanager
+def one_line_endings(
+    stop: StopSignals,
+    last_checkpoint: Callable[[], str | None],
+    memory_advice: Callable[[], str],
+) -> Iterator[None]:
+    """Turns what a user can do something about into one line with what is left to resume from.
+
+    Args:
+        stop: of the run.
+        last_checkpoint: the newest complete one.
+        memory_advice: what the run needs and how to lower it; called where memory ran out.
+
+    Raises:
+        RunError, Interrupted: in place of what was raised; anything else passes.
+    """
+    try:
+        yield
+    except Interrupted as end:
+        raise Interrupted(end.signum, last_checkpoint()) from None
+    except Exception as error:
+        if not is_accident(error):
+            raise
+        checkpoint = last_checkpoint()
+        if stop.received and _is_dead_worker(error):  # a signal to the group reached it as well
+            raise Interrupted(stop.received, checkpoint) from None
+        if isinstance(error, RunError):
+            raise
+        goes_on = f"; --resume goes on from {checkpoint}" if checkpoint else ""
+        raise RunError(_say(error, memory_advice) + goes_on) from None
+
+
+def is_accident(error: BaseException) -> bool:
+    """Whether :func:`one_line_endings` has a line for it; where not, it is a bug."""
+    return isinstance(error, (RunError, OSError)) or _out_of_memory(error) or _is_dead_worker(error)
+
+
+def _say(error: Exception, memory_advice: Callable[[], str]) -> str:
+    if _out_of_memory(error):
+        return f"out of memory: {memory_advice()}"
+    if _is_dead_worker(error):
+        return _dead_worker(str(error))
+    if error.errno is None:  # of an image library, or of a data worker, which quotes a traceback
+        return str(error).strip().splitlines()[-1]
+    return f"{error.filename or 'OUTPUT_DIR'}: {error.strerror}"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # the CPU's allocator has no class of its own; a data worker's is quoted
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+
+
+def _is_dead_worker(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def _dead_worker(text: str) -> str:
+    pid = re.search(r"\d+", text)[0]
+    killed = re.search(r"killed by signal: (.*?)\.", text)
+    how = f"was killed ({killed[1]})" if killed else "exited"
+    if killed and killed[1] == "Bus error":
+        hint = "shared memory is full: enlarge /dev/shm or lower DATALOADER.NUM_WORKERS"
+    else:
+        hint = "mostly for want of memory: lower DATALOADER.NUM_WORKERS or free memory"
+    return f"data worker {pid} {how}, {hint}"

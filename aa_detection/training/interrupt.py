@@ -1,0 +1,78 @@
+"""Ctrl-C and a scheduler's SIGTERM: a checkpoint first, then the end."""
+
+import os
+import signal
+import sys
+import threading
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """The user (SIGINT) or a scheduler (SIGTERM) has ended the run.
+
+    No Exception, as KeyboardInterrupt is none: not a failure for a framework to handle.
+    """
+
+    def __init__(self, signum: int, checkpoint: str | None = None) -> None:
+        name = signal.Signals(signum).name
+        left = f"; --resume goes on from {checkpoint}" if checkpoint else ""
+        super().__init__(f"interrupted by {name}{left}")
+        self.signum = signum
+
+
+class StopSignals:
+    """Inside ``with``, the first SIGINT or SIGTERM is noted; a second ends the process at once.
+
+    Whoever trains or evaluates asks :attr:`received` between steps.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._pid = os.getpid()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+            self.install()
+        return self
+
+    def __exit__(self, *exc_info) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}
+
+    def install(self) -> None:
+        """Take the signals (back) from whom they were given to."""
+        if self._before or threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                signal.signal(signum, self._handle)
+
+    def check(self) -> None:
+        """End an evaluation between two images.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def _handle(self, signum: int, frame) -> None:
+        if os.getpid() != self._pid:
+            return  # a process forked from here, which its parent will end
+        if self.received is not None:
+            os._exit(128 + signum)
+        self.received = signum
+        name = signal.Signals(signum).name
+        # no print(): a signal may arrive while one is writing
+        os.write(
+            sys.__stderr__.fileno() if sys.__stderr__ else 2,
+            f"\n{name}: ending after this step; once more to end at once\n".encode(),
+        )
+
+
+def leave_to_parent(worker_id: int = 0) -> None:
+    """In a data worker: a signal to the whole group is the training process's to act on."""
+    for signum in _SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)

@@ -9,6 +9,7 @@ from .backbone import (
 )
 from .checkpoint import AACheckpointer
 from .config import add_aa_config, load_config
+from .predict import load_detector
 from .train import AATrainer, run
 from .weights import load_model
 
@@ -21,6 +22,7 @@ __all__ = [
     "build_model",
     "build_retinanet_aa_resnet_fpn_backbone",
     "load_config",
+    "load_detector",
     "load_model",
     "run",
 ]

@@ -14,6 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from ...data import CocoDataset
+from ...evaluation import Detections
 from ...training.batches import TrainingBatches
 from ...training.interrupt import leave_to_parent
 
@@ -127,6 +128,16 @@ def shortest_edge(height: int, width: int, edge: int, max_size: int) -> tuple[in
         scale = max_size / max(new)
         new = [n * scale for n in new]
     return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
+
+
+def in_picture(
+    output: dict[str, Tensor], input_size: tuple[int, int], picture_size: tuple[int, int]
+) -> Detections:
+    """The network's output on a resized picture, in pixels of the picture. Sizes: rows, columns."""
+    boxes = output["boxes"]
+    (height, width), (rows, columns) = picture_size, input_size
+    scale = torch.tensor([width, height, width, height]) / torch.tensor([columns, rows] * 2)
+    return Detections.of(boxes * scale.to(boxes), output["scores"], output["labels"])
 
 
 def fit(height: int, width: int, side: float) -> tuple[int, int]:

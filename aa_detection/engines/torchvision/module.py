@@ -25,7 +25,7 @@ from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
 from ...training.files import atomic_write
 from ...training.guard import StepGuard
-from .data import open_coco, test_loader, train_loader
+from .data import in_picture, open_coco, test_loader, train_loader
 from .model import build_model
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
@@ -155,23 +155,9 @@ class DetectionModule(LightningModule):
         categories = sorted(self._cocos[dataloader_idx].getCatIds())
         self.guard.stop.check()
         images, targets = batch
-        for image, target, found in zip(images, targets, self.model(images)):
-            scale = target["size"].flip(0) / torch.tensor(image.shape[:0:-1]).to(target["size"])
-            boxes = found["boxes"] * scale.repeat(2)
-            boxes[:, 2:] -= boxes[:, :2]  # COCO's x, y, width, height
-            rows = zip(
-                boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
-            )
-            self._detections[dataloader_idx] += [
-                {
-                    "image_id": int(target["image_id"]),
-                    "category_id": categories[label],
-                    "bbox": box,
-                    "score": score,
-                }
-                for box, score, label in rows
-                if box[2] > 0 and box[3] > 0
-            ]
+        for image, target, output in zip(images, targets, self.model(images)):
+            found = in_picture(output, image.shape[1:], target["size"].tolist())
+            self._detections[dataloader_idx] += found.to_coco(int(target["image_id"]), categories)
 
     def on_validation_epoch_end(self) -> None:
         for i, dataset in enumerate(self.test_datasets):

@@ -1,0 +1,47 @@
+"""A trained detector as a function from pictures to detections."""
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from torch import nn
+
+from ...evaluation import Detections, Detector
+from .weights import load_model
+
+
+def load_detector(cfg: CfgNode, *, allow_pickle: bool = False) -> Detector:
+    """The config's trained detector on ``MODEL.DEVICE``; see :func:`.weights.load_model`.
+
+    Raises:
+        ConfigError: as :func:`.weights.load_model`.
+    """
+    return Detectron2Detector(cfg, load_model(cfg, allow_pickle=allow_pickle))
+
+
+class Detectron2Detector(Detector):
+    """A detector of detectron2's; what it finds is what :func:`.train.run` evaluates."""
+
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
+        super().__init__(model)
+        self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        self.format = cfg.INPUT.FORMAT
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.edge == 0:
+            return height, width
+        size = T.ResizeShortestEdge.get_output_shape(height, width, self.edge, self.max_size)
+        return max(1, size[0]), max(1, size[1])
+
+    def _detect(self, images: list[np.ndarray]) -> list[Detections]:
+        outputs = self.model([self._prepare(image) for image in images])
+        instances = [output["instances"] for output in outputs]
+        return [Detections.of(i.pred_boxes.tensor, i.scores, i.pred_classes) for i in instances]
+
+    def _prepare(self, image: np.ndarray) -> dict:
+        height, width = image.shape[:2]
+        if self.format == "RGB":
+            image = image[:, :, ::-1]
+        resize = T.ResizeTransform(height, width, *self.input_size(height, width))
+        pixels = np.ascontiguousarray(resize.apply_image(image).transpose(2, 0, 1))
+        return {"image": torch.from_numpy(pixels), "height": height, "width": width}

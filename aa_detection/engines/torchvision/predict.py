@@ -1,0 +1,51 @@
+"""A trained detector as a function from pictures to detections."""
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from PIL import Image
+from torch import Tensor
+from torchvision.models.detection import RetinaNet
+from torchvision.transforms.v2 import functional as F
+
+from ...evaluation import Detections, Detector
+from .data import in_picture, shortest_edge
+from .weights import load_model
+
+
+def load_detector(cfg: CfgNode, *, allow_pickle: bool = False) -> Detector:
+    """The config's trained detector on ``MODEL.DEVICE``; see :func:`.weights.load_model`.
+
+    Raises:
+        ConfigError: as :func:`.weights.load_model`.
+    """
+    return TorchvisionDetector(cfg, load_model(cfg, allow_pickle=allow_pickle))
+
+
+class TorchvisionDetector(Detector):
+    """A detector of torchvision's; what it finds is what :func:`.train.run` evaluates."""
+
+    def __init__(self, cfg: CfgNode, model: RetinaNet) -> None:
+        super().__init__(model)
+        self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        self.format = cfg.INPUT.FORMAT
+        self.half_precision = cfg.SOLVER.AMP.ENABLED  # evaluation uses training's precision
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        return shortest_edge(height, width, self.edge, self.max_size)
+
+    def _detect(self, images: list[np.ndarray]) -> list[Detections]:
+        device = next(self.model.parameters()).device
+        inputs = [self._prepare(image).to(device) for image in images]
+        dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
+        with torch.autocast(device.type, dtype, enabled=self.half_precision):
+            outputs = self.model(inputs)
+        return [
+            in_picture(output, pixels.shape[1:], image.shape[:2])
+            for output, pixels, image in zip(outputs, inputs, images)
+        ]
+
+    def _prepare(self, image: np.ndarray) -> Tensor:
+        picture = Image.fromarray(image[:, :, ::-1])
+        pixels = F.pil_to_tensor(F.resize(picture, self.input_size(*image.shape[:2])))
+        return pixels.flip(0) if self.format == "BGR" else pixels

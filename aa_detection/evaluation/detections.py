@@ -1,0 +1,104 @@
+"""What a detector found in a picture, and a detector as a function from pictures to that."""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects found in one picture, best first.
+
+    Attributes:
+        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the picture as it was given.
+        scores: ``(N,)`` float32.
+        classes: ``(N,)`` int64, from 0 in the order of the dataset's category ids.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, boxes: Tensor, scores: Tensor, classes: Tensor) -> "Detections":
+        """From a network's output on any device, without what has no width or no height."""
+        boxes = boxes.float().cpu()
+        real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        fields = boxes, scores.float().cpu(), classes.long().cpu()
+        return cls(*(field[real].numpy() for field in fields))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def above(self, score_threshold: float) -> "Detections":
+        """Those of at least that score."""
+        keep = self.scores >= score_threshold
+        return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """COCO's result format: boxes as x, y, width, height.
+
+        Args:
+            category_ids: the dataset's, in order.
+        """
+        boxes = self.boxes.copy()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), self.scores.tolist(), self.classes.tolist())
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_ids[class_index],
+                "bbox": box,
+                "score": score,
+            }
+            for box, score, class_index in rows
+        ]
+
+
+class Detector(ABC):
+    """A trained network with the preprocessing of its evaluation.
+
+    ``detector(images)`` takes pictures as OpenCV has them, a list of ``(H, W, 3)`` uint8 in the
+    order BGR and of any sizes, and returns their :class:`Detections` in order. Pictures that the
+    preprocessing makes the same size run as one batch, others apart: what is found in a picture
+    does not depend on the padding that its neighbours would bring.
+
+    Attributes:
+        model: the network, in evaluation mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """See the class.
+
+        Raises:
+            ValueError: something that is no such picture.
+        """
+        alike = defaultdict(list)
+        for i, image in enumerate(images):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError(
+                    f"images[{i}] must be (H, W, 3) uint8, got {image.shape} {image.dtype}"
+                )
+            alike[self.input_size(*image.shape[:2])].append(i)
+        found: dict[int, Detections] = {}
+        with torch.inference_mode():
+            for indices in alike.values():
+                found.update(zip(indices, self._detect([images[i] for i in indices])))
+        return [found[i] for i in range(len(images))]
+
+    @abstractmethod
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns to which a picture of that size is resized."""
+
+    @abstractmethod
+    def _detect(self, images: list[np.ndarray]) -> list[Detections]:
+        """On pictures of one :meth:`input_size`."""

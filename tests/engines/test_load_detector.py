@@ -1,0 +1,74 @@
+"""``load_detector``: what it finds is what the evaluation writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from aa_detection.data.images import read_image
+
+
+def by_image(records):
+    found = {}
+    for record in records:
+        found.setdefault(record["image_id"], []).append(record)
+    return found
+
+
+@pytest.fixture
+def pictures(sample_dataset):
+    content = json.loads((sample_dataset / "annotations/val.json").read_text())
+    folder = sample_dataset / "val"
+    paths = {image["id"]: folder / image["file_name"] for image in content["images"]}
+    categories = sorted(category["id"] for category in content["categories"])
+    return {i: np.asarray(read_image(path))[:, :, ::-1] for i, path in paths.items()}, categories
+
+
+@pytest.fixture
+def agrees(run, tiny_config, pictures, tmp_path):
+    """Trains, evaluates, and compares with what the detector finds in the same pictures."""
+
+    def _agrees(engine, *overrides):
+        run(engine, tmp_path)
+        run(engine, tmp_path, *overrides, eval_only=True)
+        content = json.loads((tmp_path / "inference/coco_instances_results.json").read_text())
+        written = by_image(content)
+        detector = engine.load_detector(
+            tiny_config(engine, "OUTPUT_DIR", str(tmp_path), *overrides)
+        )
+        images, categories = pictures
+        for image_id, image in images.items():
+            (found,) = detector([image])
+            assert found.to_coco(image_id, categories) == written.get(image_id, [])
+        assert len(content) > 40
+
+    return _agrees
+
+
+@pytest.mark.parametrize("order", ["BGR", "RGB"])
+def test_finds_what_the_evaluation_writes(engine, agrees, order):
+    agrees(engine, "INPUT.FORMAT", order)
+
+
+def test_evaluation_in_half_precision(torchvision_engine, agrees):
+    agrees(torchvision_engine, "SOLVER.AMP.ENABLED", "True")
+
+
+def test_a_batch_finds_what_each_picture_alone_does(engine, run, tiny_config, pictures, tmp_path):
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
+    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))
+    images = list(pictures[0].values())
+    images += [images[0][:, ::-1], images[1][:50, :20]]
+    for image, together in zip(images, detector(images), strict=True):
+        (alone,) = detector([image])
+        assert len(together) == len(alone) > 0
+        np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+        np.testing.assert_allclose(together.boxes[:1], alone.boxes[:1], atol=1e-2)
+        assert together.boxes.max() <= max(image.shape)
+
+
+def test_a_line_of_pixels_is_a_picture(engine, run, tiny_config, tmp_path):
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
+    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))
+    assert detector.input_size(1, 500) == (1, 96)
+    detector([np.full((1, 500, 3), 90, np.uint8)])

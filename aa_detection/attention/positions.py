@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 
 
-def distance_vectors(table: Tensor, size: int) -> Tensor:
-    """``(size, size, d_k)``: the row of `table` for every (query, key) pair along one axis.
+def distance_vectors(table: Tensor, size: int, queries: Tensor | None = None) -> Tensor:
+    """``(n, size, d_k)``: the row of `table` for every (query, key) pair along one axis.
 
     `table` is ``(2 * max_size - 1, d_k)``, its row ``r`` for the distance ``r - (max_size - 1)``,
-    key minus query. Distances beyond the table take its end rows.
+    key minus query. Distances beyond the table take its end rows. `queries` are n positions,
+    default all.
     """
     max_size = (len(table) + 1) // 2
     position = torch.arange(size, device=table.device)
-    distance = position[None, :] - position[:, None]
+    queries = position if queries is None else queries
+    distance = position[None, :] - queries[:, None]
     return table[distance.clamp(1 - max_size, max_size - 1) + max_size - 1]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of datasets and detections. Nothing below imports torch.
+"""Pictures of datasets, detections and attention.
 
-Each module is a command as well, and therefore none is imported here.
+Some modules are commands as well, and therefore none is imported here.
 """

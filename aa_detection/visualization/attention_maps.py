@@ -1,0 +1,250 @@
+"""What every head of every augmented layer attends to, on a picture.
+
+The queries, keys and distance tables of the layers are kept while the network runs once; the maps
+of a query point are computed from them when they are asked for, and of that point alone.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..attention import attention_at
+from ..evaluation import Detections, Detector
+from ..layers import AAConv2d
+
+Size = tuple[int, int]  # rows, columns
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """One augmented layer's attention in one picture.
+
+    The layer attends on a grid over the picture, at half the resolution of its maps where it pools.
+    A grid's points lie at the centres of the receptive fields, in a ResNet at every `stride`-th
+    pixel of the network's input from the first.
+
+    Attributes:
+        name: of the module in the network.
+        picture_size: of the picture, rows and columns.
+        q, k: ``(heads, H, W, d_k)``.
+        rel_h, rel_w: the layer's distance tables, or None.
+        origin, step: where the first grid point lies in the picture and how far the next is, as
+            ``(y, x)`` in pixels of the picture, whose first pixel has its centre at 0.5.
+    """
+
+    name: str
+    picture_size: Size
+    q: Tensor
+    k: Tensor
+    rel_h: Tensor | None
+    rel_w: Tensor | None
+    origin: tuple[float, float]
+    step: tuple[float, float]
+
+    @property
+    def size(self) -> Size:
+        """Rows and columns of the grid."""
+        return self.q.shape[1], self.q.shape[2]
+
+    def grid_points(self, points: Sequence[tuple[float, float]]) -> Tensor:
+        """``(n, 2)``: row and column of the grid point next to each ``(x, y)`` of the picture."""
+        places = torch.tensor([(y, x) for x, y in points], dtype=torch.float64).reshape(-1, 2)
+        places = (places - torch.tensor(self.origin)) / torch.tensor(self.step)
+        return places.round().long().clamp(min=0).minimum(torch.tensor(self.size) - 1)
+
+    def maps(self, points: Sequence[tuple[float, float]]) -> Tensor:
+        """``(heads, n, H, W)``: the weights of the grid points next to each ``(x, y)``."""
+        grid_points = self.grid_points(points).to(self.q.device)
+        tables = self.rel_h, self.rel_w
+        return attention_at(self.q[None], self.k[None], *tables, grid_points)[0]
+
+    def spread(self, maps: Tensor, size: Size | None = None) -> Tensor:
+        """Maps ``(…, H, W)`` as ``(…, *size)`` over the picture, bilinear between grid points.
+
+        Args:
+            size: rows and columns to draw the picture at; default, its own.
+        """
+        vertical, horizontal = (
+            _interpolation(n, picture / n, origin, step, grid)
+            for n, picture, origin, step, grid in zip(
+                size or self.picture_size, self.picture_size, self.origin, self.step, self.size
+            )
+        )
+        return vertical.to(maps) @ maps @ horizontal.to(maps).T
+
+
+@dataclass(frozen=True)
+class PictureAttention:
+    """Every augmented layer's attention in one picture, in the order in which they ran."""
+
+    picture_size: Size
+    layers: list[LayerAttention]
+
+    def maps(self, points: Sequence[tuple[float, float]]) -> list[Tensor]:
+        """``(heads, n, H, W)`` of each layer; points are ``(x, y)`` in pixels of the picture.
+
+        Raises:
+            ValueError: a point outside the picture.
+        """
+        height, width = self.picture_size
+        for x, y in points:
+            if not (0 <= x <= width and 0 <= y <= height):
+                raise ValueError(
+                    f"point ({x:g}, {y:g}) is outside the picture, {width} x {height} pixels"
+                )
+        return [layer.maps(points) for layer in self.layers]
+
+
+class AttentionRecord:
+    """What :func:`record_attention` keeps of one forward pass of a batch."""
+
+    def __init__(self) -> None:
+        self.batch_size: Size | None = None  # of the padded batch that the network received
+        self.layers: dict[str, tuple[AAConv2d, Tensor, Tensor | None]] = {}
+
+    def of_picture(
+        self, index: int = 0, *, picture_size: Size | None = None, input_size: Size | None = None
+    ) -> PictureAttention:
+        """The attention in one picture of the batch.
+
+        Args:
+            index: the picture's place in the batch.
+            input_size: rows and columns of the picture in the batch, without padding; default, all.
+            picture_size: its rows and columns before it was resized, in which points are given;
+                default, `input_size`.
+
+        Raises:
+            ValueError: nothing was recorded, or a layer whose maps no stride explains.
+        """
+        if self.batch_size is None or not self.layers:
+            raise ValueError("no forward pass was recorded: run the network inside the block")
+        input_size = input_size or self.batch_size
+        picture_size = picture_size or input_size
+        scale = [picture / own for picture, own in zip(picture_size, input_size)]
+        layers = []
+        for name, (module, queries_and_keys, valid_size) in self.layers.items():
+            grid = tuple(queries_and_keys.shape[-2:])
+            stride = _stride(name, self.batch_size, grid)
+            if valid_size is not None:
+                rows, columns = valid_size[index].tolist()  # padding gets no weight
+                queries_and_keys = queries_and_keys[:, :, :rows, :columns]
+            q, k = queries_and_keys[index].unflatten(0, (2, module.num_heads, -1)).movedim(2, -1)
+            layers.append(
+                LayerAttention(
+                    name,
+                    tuple(picture_size),
+                    q,
+                    k,
+                    *(t if t is None else t.detach() for t in (module.rel_h, module.rel_w)),
+                    origin=(0.5 * scale[0], 0.5 * scale[1]),
+                    step=(stride * scale[0], stride * scale[1]),
+                )
+            )
+        return PictureAttention(tuple(picture_size), layers)
+
+
+@contextmanager
+def record_attention(network: nn.Module) -> Iterator[AttentionRecord]:
+    """Records the attention of the forward pass that runs inside the ``with`` block.
+
+    Of each layer only queries and keys are kept::
+
+        with record_attention(classifier) as record:
+            classifier(batch)
+        maps = record.of_picture(0).maps([(x, y)])
+
+    Args:
+        network: anything with an :class:`aa_detection.AAConv2d` in it.
+
+    Raises:
+        ValueError: there is none in it, or more than one forward pass ran.
+    """
+    layers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if isinstance(module, AAConv2d) and module.value_depth
+    ]
+    if not layers:
+        raise ValueError("the network has no augmented convolution (AAConv2d) to look into")
+    record = AttentionRecord()
+    hooks = [
+        module.qkv.register_forward_hook(partial(_keep, record, name, module))
+        for name, module in layers
+    ]
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_pre_hook(partial(_note_size, record)))
+    try:
+        yield record
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def look(detector: Detector, image: np.ndarray) -> tuple[Detections, PictureAttention]:
+    """What a detector finds in a picture, and its attention while it does.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, BGR.
+
+    Raises:
+        ValueError: as :func:`record_attention`.
+    """
+    size = image.shape[:2]
+    with record_attention(detector.model) as record:
+        (detections,) = detector([image])
+    attention = record.of_picture(picture_size=size, input_size=detector.input_size(*size))
+    return detections, attention
+
+
+def _note_size(record: AttentionRecord, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    if record.batch_size is None:  # the first convolution receives the batch
+        record.batch_size = tuple(args[0].shape[-2:])
+
+
+def _keep(
+    record: AttentionRecord,
+    name: str,
+    layer: AAConv2d,
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    out: Tensor,
+) -> None:
+    if name in record.layers:
+        raise ValueError(f"{name} ran twice: record one forward pass at a time")
+    # a copy, so that the values' channels can go
+    queries_and_keys = out.detach()[:, : 2 * layer.key_depth].clone()
+    valid_size = layer.valid_size
+    if valid_size is not None:
+        step = valid_size.new_tensor(layer.stride) * (2 if layer.pool else 1)
+        valid_size = (valid_size + step - 1) // step
+    record.layers[name] = layer, queries_and_keys, valid_size
+
+
+def _stride(name: str, image: Size, grid: Size) -> int:
+    """Of the image: a layer of stride 2 makes ``ceil(n / 2)`` of n pixels."""
+    for stride in (2**power for power in range(math.ceil(math.log2(max(image))) + 1)):
+        if all(math.ceil(n / stride) == m for n, m in zip(image, grid)):
+            return stride
+    raise ValueError(f"{name}: no stride makes its grid of {grid} of an input of {image}")
+
+
+def _interpolation(n: int, pixel: float, origin: float, step: float, grid: int) -> Tensor:
+    """``(n, grid)``: how much of each grid point n pixels have, each `pixel` picture pixels wide.
+
+    Beyond the outermost grid points it is theirs.
+    """
+    place = ((torch.arange(n) + 0.5) * pixel - origin) / step
+    place = place.clamp(0, grid - 1)
+    before = place.floor().long().clamp(max=max(grid - 2, 0))
+    share = place - before
+    weights = torch.zeros(n, grid)
+    weights.scatter_(1, before[:, None], 1 - share[:, None])
+    weights.scatter_add_(1, (before[:, None] + 1).clamp(max=grid - 1), share[:, None])
+    return weights

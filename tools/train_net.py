@@ -34,6 +34,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="FILE")
         data.add_argument(f"--{split}-images", metavar="FOLDER")
+    data.add_argument(
+        "--skip-images",
+        action="store_true",
+        help="do not open the image files before training (they are looked for all the same)",
+    )
     parser.add_argument(
         "opts",
         nargs=argparse.REMAINDER,
@@ -71,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
+            open_images=not args.skip_images,
         )
     except (ConfigError, DatasetError) as error:
         print(f"train_net.py: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from .attention_keys import add_attention_keys, attention_spec
 from .augmentation_keys import add_augmentation_keys, check_augmentation
 from .loading import ConfigError, UnknownKeyError, merge_overrides, merge_yaml
-from .training import check_training, default_to_final_weights
+from .training import check_evaluation, check_training, default_to_final_weights, number_of_classes
 
 __all__ = [
     "ConfigError",
@@ -12,8 +12,10 @@ __all__ = [
     "add_augmentation_keys",
     "attention_spec",
     "check_augmentation",
+    "check_evaluation",
     "check_training",
     "default_to_final_weights",
     "merge_overrides",
     "merge_yaml",
+    "number_of_classes",
 ]

@@ -8,11 +8,13 @@ from .loading import ConfigError
 
 
 def check_training(cfg: CfgNode) -> None:
-    """Refuse to train from random weights what must come from a checkpoint.
+    """Refuse to train on nothing, or from random weights what must come from a checkpoint.
 
     Raises:
         ConfigError: names the keys to set.
     """
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN is empty; name a dataset or use --train-json")
     if cfg.MODEL.WEIGHTS:
         return
     if cfg.MODEL.RESNETS.NORM == "FrozenBN":
@@ -25,6 +27,25 @@ def check_training(cfg: CfgNode) -> None:
             f"MODEL.BACKBONE.FREEZE_AT {cfg.MODEL.BACKBONE.FREEZE_AT} would keep random weights: "
             "MODEL.WEIGHTS is empty; name a checkpoint, or set MODEL.BACKBONE.FREEZE_AT to 0"
         )
+
+
+def number_of_classes(cfg: CfgNode) -> tuple[str, int]:
+    """The key that the detector's head takes its number of classes from, and the number.
+
+    detectron2 has one for each kind of head, and reads the other's from nobody.
+    """
+    head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+    return f"MODEL.{head}.NUM_CLASSES", cfg.MODEL[head].NUM_CLASSES
+
+
+def check_evaluation(cfg: CfgNode) -> None:
+    """Refuse to evaluate on nothing.
+
+    Raises:
+        ConfigError: names the key to set.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty; name a dataset or use --val-json")
 
 
 def default_to_final_weights(cfg: CfgNode) -> None:

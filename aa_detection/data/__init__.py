@@ -4,6 +4,7 @@ The sample dataset is in :mod:`aa_detection.data.sample`, which is a command as 
 is not imported here. Nothing below imports torch.
 """
 
+from .annotations import complete_annotations, open_coco
 from .catalog import (
     CocoDataset,
     DatasetError,
@@ -11,15 +12,32 @@ from .catalog import (
     get_coco_dataset,
     register_coco_dataset,
 )
-from .checks import CocoSummary, check_coco_dataset, read_coco_annotations
+from .checks import (
+    CocoSummary,
+    DatasetReport,
+    Finding,
+    check_dataset,
+    check_datasets,
+    read_coco_annotations,
+    require_usable,
+)
+from .images import ImageError, read_image
 
 __all__ = [
     "CocoDataset",
     "CocoSummary",
     "DatasetError",
-    "check_coco_dataset",
+    "DatasetReport",
+    "Finding",
+    "ImageError",
+    "check_dataset",
+    "check_datasets",
+    "complete_annotations",
     "dataset_root",
     "get_coco_dataset",
+    "open_coco",
     "read_coco_annotations",
+    "read_image",
     "register_coco_dataset",
+    "require_usable",
 ]

@@ -1,24 +1,108 @@
-"""Reading pictures as training and evaluation see them."""
+"""One way to read an image file, so that both engines and the checks see the same pixels.
 
-from pathlib import Path
+Pillow reads; three things are settled here that it leaves open. EXIF orientation is applied. 16-bit
+greys keep their upper eight bits, as OpenCV reads them: Pillow's own conversion to RGB saturates,
+which makes such an image white. And whatever is wrong with a file is one line that names it.
+"""
 
-from PIL import Image, ImageOps
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .catalog import DatasetError, StrPath
 
+_ORIENTATION = 0x0112
+_QUARTER_TURNS = (5, 6, 7, 8)
 
-def read_image(path: StrPath) -> Image.Image:
-    """The picture in RGB, turned as its EXIF data say.
+
+class ImageError(DatasetError):
+    """An image file that cannot be used.
+
+    A dataloader raises a worker's exception anew with the worker's traceback, which ends in the
+    line that the exception was made with, for its message: that line is kept.
+    """
+
+    def __init__(self, message: str) -> None:
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        super().__init__(message.strip().rpartition("\n")[2].removeprefix(name))
+
+
+def read_image(
+    path: StrPath, image_id: object = None, size: tuple[int, int] | None = None
+) -> Image.Image:
+    """The image, upright, RGB, eight bits a channel.
+
+    Args:
+        image_id: named in errors.
+        size: width and height that the annotations state; None: any.
 
     Raises:
-        DatasetError: the file is missing, truncated, or no picture.
+        ImageError: the file cannot be read or is of another size.
     """
+    with _open(path, image_id) as file:
+        _check_mode(file)
+        image = ImageOps.exif_transpose(file)
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("RGB")
+    _check_size(path, image_id, image.size, size)
+    return image
+
+
+def check_image_header(path: StrPath, image_id: object, size: tuple[int, int]) -> None:
+    """What :func:`read_image` would refuse, as far as the file's first bytes tell.
+
+    Raises:
+        ImageError: as there.
+    """
+    with _open(path, image_id) as file:
+        _check_mode(file)
+        found = file.size
+        # a PNG's getexif() decodes the whole image unless the chunk lies before the pixels
+        has_exif = file.format != "PNG" or "exif" in file.info
+        if has_exif and file.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
+            found = found[::-1]
+    _check_size(path, image_id, found, size)
+
+
+@contextmanager
+def _open(path: StrPath, image_id: object) -> Iterator[Image.Image]:
     try:
-        with Image.open(Path(path)) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except Image.UnidentifiedImageError:
-        raise DatasetError(f"image {path} cannot be read: not a format that Pillow knows") from None
-    # what Pillow raises for a damaged file depends on its format
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise DatasetError(f"image {path} cannot be read: {problem}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                yield file
+    # Pillow's decoders raise a dozen kinds for broken files, SyntaxError and struct.error too
+    except Exception as error:
+        raise ImageError(f"{_named(path, image_id)} cannot be read: {_reason(error)}") from error
+
+
+def _check_mode(file: Image.Image) -> None:
+    # of 16-bit greys only Pillow's older versions make an "I", and of PNG alone
+    if file.mode == "F" or (file.mode == "I" and file.format != "PNG"):
+        raise OSError(f"its pixels are of mode {file.mode}, 32 bits each; convert it to 8 bits")
+
+
+def _check_size(
+    path: StrPath, image_id: object, found: tuple[int, int], stated: tuple[int, int] | None
+) -> None:
+    if stated is not None and found != stated:
+        raise ImageError(
+            f"{_named(path, image_id)} is {found[0]}x{found[1]} pixels (as EXIF turns it), but its "
+            f"annotations say {stated[0]:g}x{stated[1]:g}"
+        )
+
+
+def _named(path: StrPath, image_id: object) -> str:
+    return f"image file {path}" if image_id is None else f"image file {path} (image {image_id})"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

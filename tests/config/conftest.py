@@ -15,6 +15,7 @@ def cfg():
     cfg.MODEL.RESNETS = CfgNode({"DEPTH": 50, "NORM": "FrozenBN"})
     cfg.MODEL.BACKBONE = CfgNode({"FREEZE_AT": 2})
     cfg.SOLVER = CfgNode({"BASE_LR": 0.02, "MAX_ITER": 90000, "STEPS": (60000, 80000)})
+    cfg.DATASETS = CfgNode({"TRAIN": ("birds_train",), "TEST": ("birds_val",)})
     cfg.INPUT = CfgNode({"CROP": None})
     cfg.OUTPUT_DIR = "./output"
     add_attention_keys(cfg)

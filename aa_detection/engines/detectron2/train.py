@@ -9,8 +9,8 @@ import detectron2
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     MetadataCatalog,
+    build_detection_test_loader,
     build_detection_train_loader,
 )
 from detectron2.data import transforms as T
@@ -20,9 +20,17 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ...config import check_training, default_to_final_weights
-from ...data import CocoDataset, check_coco_dataset, get_coco_dataset
+from ...config import check_evaluation, check_training, default_to_final_weights, number_of_classes
+from ...data import (
+    CocoDataset,
+    DatasetReport,
+    check_datasets,
+    complete_annotations,
+    get_coco_dataset,
+    require_usable,
+)
 from .checkpoint import AACheckpointer
+from .mapper import ImageMapper
 
 
 class AATrainer(DefaultTrainer):
@@ -33,13 +41,20 @@ class AATrainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             folder = os.path.join(folder, dataset_name)
-        return COCOEvaluator(dataset_name, output_dir=folder)
+        evaluator = COCOEvaluator(dataset_name, output_dir=folder)
+        complete_annotations(evaluator._coco_api.dataset)
+        return evaluator
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        mapper = ImageMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
         jitter = cfg.INPUT.SCALE_JITTER
         if not jitter.ENABLED:
-            return super().build_train_loader(cfg)
+            return build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True))
         augmentations = [
             T.ResizeScale(*jitter.RANGE, jitter.SIZE, jitter.SIZE),
             # not padded here: the batch is, with zeros that the backbone recognises
@@ -48,7 +63,7 @@ class AATrainer(DefaultTrainer):
         if cfg.INPUT.RANDOM_FLIP != "none":
             horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
             augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
-        mapper = DatasetMapper(cfg, is_train=True, augmentations=augmentations)
+        mapper = ImageMapper(cfg, is_train=True, augmentations=augmentations)
         return build_detection_train_loader(cfg, mapper=mapper)
 
     def build_hooks(self):
@@ -68,6 +83,7 @@ def run(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
+    open_images: bool = True,
 ) -> dict[str, Any]:
     """Train and evaluate, or evaluate only.
 
@@ -75,6 +91,7 @@ def run(
         resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
         eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
         num_gpus, num_machines, machine_rank, dist_url: of :func:`detectron2.engine.launch`.
+        open_images: read every image file's header before anything starts.
 
     Returns:
         Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name; empty
@@ -84,13 +101,22 @@ def run(
         ConfigError, DatasetError: before anything is written.
     """
     if eval_only:
+        check_evaluation(cfg)
         if not resume:
             default_to_final_weights(cfg)
     else:
         check_training(cfg)
-    datasets = _check_datasets(cfg, () if eval_only else cfg.DATASETS.TRAIN)
+    train, test = _datasets(cfg, eval_only)
+    reports = check_datasets(
+        train,
+        test,
+        num_classes=number_of_classes(cfg),
+        masks=cfg.MODEL.MASK_ON,
+        images="headers" if open_images else "names",
+    )
+    require_usable(reports)
     cfg.freeze()
-    args = (cfg, datasets, resume, eval_only)
+    args = (cfg, reports, resume, eval_only)
     if num_gpus * num_machines <= 1:
         return _worker(*args)
     launch(
@@ -104,35 +130,36 @@ def run(
     return {}
 
 
-def _check_datasets(cfg: CfgNode, train: Sequence[str]) -> list[CocoDataset]:
-    """Check every dataset of the run; return those that detectron2 does not know yet."""
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
-    else:
-        num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    unknown = []
-    for name in dict.fromkeys((*train, *cfg.DATASETS.TEST)):
+def _datasets(cfg: CfgNode, eval_only: bool) -> tuple[list[CocoDataset], list[CocoDataset]]:
+    """The COCO datasets to train and to test on; detectron2's catalog may have others."""
+
+    def known(name: str) -> CocoDataset | None:
         if name not in DatasetCatalog:
-            dataset = get_coco_dataset(name)
-            unknown.append(dataset)
-        elif MetadataCatalog.get(name).get("evaluator_type") == "coco":
-            metadata = MetadataCatalog.get(name)
-            dataset = CocoDataset(name, Path(metadata.json_file), Path(metadata.image_root))
-        else:
-            continue
-        check_coco_dataset(dataset, num_classes=num_classes)
-    return unknown
+            return get_coco_dataset(name)
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("evaluator_type") != "coco":
+            return None
+        return CocoDataset(name, Path(metadata.json_file), Path(metadata.image_root))
+
+    train, test = (
+        [dataset for dataset in map(known, names) if dataset is not None]
+        for names in (() if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    )
+    return train, test
 
 
 def _worker(
-    cfg: CfgNode, datasets: Sequence[CocoDataset], resume: bool, eval_only: bool
+    cfg: CfgNode, reports: Sequence[DatasetReport], resume: bool, eval_only: bool
 ) -> dict[str, Any]:
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
     logger.info("engine: detectron2 %s on %s", detectron2.__version__, cfg.MODEL.DEVICE)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aa_detection")
     default_setup(cfg, None)
-    for dataset in datasets:  # here, because a spawned process has a catalog of its own
-        if dataset.name not in DatasetCatalog:
+    for report in reports:
+        for finding in report.warnings:
+            logger.warning("%s", finding)
+        dataset = report.dataset
+        if dataset.name not in DatasetCatalog:  # here: a spawned process has a catalog of its own
             register_coco_instances(
                 dataset.name, {}, str(dataset.annotation_file), str(dataset.image_root)
             )

@@ -1,30 +1,20 @@
 """COCO images for training and evaluation, resized, cropped and flipped as detectron2 does it."""
 
-import contextlib
-import io
 from collections.abc import Sequence
 
 import torch
 from fvcore.common.config import CfgNode
-from PIL import Image, ImageOps
-from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from ...data import CocoDataset
+from ...data import CocoDataset, open_coco, read_image
 from ...evaluation import Detections
 from ...training.batches import TrainingBatches
 from ...training.interrupt import leave_to_parent
 
 Sample = tuple[Tensor, dict[str, Tensor]]
-
-
-def open_coco(dataset: CocoDataset) -> COCO:
-    """The dataset's index, without what pycocotools prints."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return COCO(str(dataset.annotation_file))
 
 
 class DetectionDataset(Dataset):
@@ -72,9 +62,8 @@ class DetectionDataset(Dataset):
 
     def __getitem__(self, key) -> Sample:
         index, seed = key if self.train else (key, 0)
-        path, image_id, boxes, labels, _ = self.records[index]
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
+        path, image_id, boxes, labels, stated = self.records[index]
+        image = read_image(path, image_id, (stated["width"], stated["height"]))
         height, width = image.height, image.width
         boxes = tv_tensors.BoundingBoxes(boxes, format="XYWH", canvas_size=(height, width))
         boxes = F.clamp_bounding_boxes(F.convert_bounding_box_format(boxes, new_format="XYXY"))

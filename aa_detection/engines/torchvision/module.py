@@ -20,12 +20,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ...data import CocoDataset
+from ...data import CocoDataset, open_coco
 from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
 from ...training.files import atomic_write
 from ...training.guard import StepGuard
-from .data import in_picture, open_coco, test_loader, train_loader
+from .data import in_picture, test_loader, train_loader
 from .model import build_model
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,8 +19,14 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ...config import ConfigError, check_training, default_to_final_weights
-from ...data import CocoDataset, check_coco_dataset, get_coco_dataset
+from ...config import (
+    ConfigError,
+    check_evaluation,
+    check_training,
+    default_to_final_weights,
+    number_of_classes,
+)
+from ...data import CocoDataset, DatasetReport, check_datasets, get_coco_dataset, require_usable
 from ...models.weights import load_weights
 from ...training.failures import one_line_endings
 from ...training.files import atomic_write, check_output_dir, cut_metrics, remove_unfinished
@@ -48,6 +55,7 @@ def run(
     num_machines: int = 1,
     machine_rank: int = 0,
     dist_url: str = "auto",
+    open_images: bool = True,
 ) -> dict[str, Any]:
     """Train and evaluate, or evaluate only.
 
@@ -57,6 +65,7 @@ def run(
         num_gpus: processes on this machine. Under torchrun its environment decides.
         num_machines: under torchrun only, which brings the machines together.
         machine_rank, dist_url: detectron2's launcher's; refused here.
+        open_images: read every image file's header before anything starts.
 
     Returns:
         Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name.
@@ -74,6 +83,7 @@ def run(
     checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if resume else None
     weights = None
     if eval_only:
+        check_evaluation(cfg)
         if checkpoint is None:
             default_to_final_weights(cfg)
     else:
@@ -81,13 +91,14 @@ def run(
     if cfg.MODEL.WEIGHTS and checkpoint is None:
         weights = read_weights(cfg.MODEL.WEIGHTS)
     names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    if not names:
-        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are empty; name the datasets")
-    if not eval_only and not cfg.DATASETS.TRAIN:
-        raise ConfigError("DATASETS.TRAIN is empty; name a dataset or use --train-json")
     datasets = {name: get_coco_dataset(name) for name in names}
-    for dataset in datasets.values():
-        check_coco_dataset(dataset, num_classes=cfg.MODEL.RETINANET.NUM_CLASSES)
+    reports = check_datasets(
+        [] if eval_only else [datasets[name] for name in cfg.DATASETS.TRAIN],
+        [datasets[name] for name in cfg.DATASETS.TEST],
+        num_classes=number_of_classes(cfg),
+        images="headers" if open_images else "names",
+    )
+    require_usable(reports)
     world_size = int(os.environ["WORLD_SIZE"]) if launched else num_gpus
     scale_workers(cfg, max(1, world_size))
     if cfg.SOLVER.IMS_PER_BATCH % max(1, world_size):
@@ -98,6 +109,7 @@ def run(
     return _run(
         cfg,
         datasets,
+        reports,
         weights,
         checkpoint,
         resume,
@@ -112,6 +124,7 @@ def run(
 def _run(
     cfg: CfgNode,
     datasets: dict[str, CocoDataset],
+    reports: Sequence[DatasetReport],
     weights: dict[str, torch.Tensor] | None,
     checkpoint: str | None,
     resume: bool,
@@ -133,6 +146,8 @@ def _run(
         check_output_dir(cfg.OUTPUT_DIR)
         _start_log(cfg.OUTPUT_DIR)
         _log.info("engine: torchvision %s on %s", torchvision.__version__, cfg.MODEL.DEVICE)
+        for finding in (finding for report in reports for finding in report.warnings):
+            _log.warning("%s", finding)
         if rank_zero_only.rank == 0:
             remove_unfinished(cfg.OUTPUT_DIR)
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:

@@ -1,0 +1,65 @@
+"""Annotation files: their JSON, and pycocotools' index over it."""
+
+import contextlib
+import gc
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from pycocotools.coco import COCO
+
+from .catalog import CocoDataset, StrPath
+
+
+def load_json(path: StrPath) -> Any:
+    """The content of a JSON file.
+
+    orjson takes a quarter of the standard library's time, but no NaN and no huge integers, and its
+    errors have no line numbers: what it refuses, the standard library has the last word on.
+
+    Raises:
+        OSError, ValueError, RecursionError: as ``json.loads``.
+    """
+    with open(path, "rb") as file:
+        text = file.read()
+    with no_garbage_collection():
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return json.loads(text)
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """The collector would walk millions of new lists again and again, and find none to free."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def complete_annotations(content: dict[str, Any]) -> dict[str, Any]:
+    """Fills in, in place, what COCO's evaluation needs and many tools do not write.
+
+    An annotation without ``area`` gets its box's, one without ``iscrowd`` is none.
+    """
+    for annotation in content["annotations"]:
+        if annotation.get("area") is None:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+        if annotation.get("iscrowd") is None:
+            annotation["iscrowd"] = 0
+    return content
+
+
+def open_coco(dataset: CocoDataset) -> COCO:
+    """pycocotools' index of the dataset, completed, without what pycocotools prints."""
+    coco = COCO()
+    coco.dataset = complete_annotations(load_json(dataset.annotation_file))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco

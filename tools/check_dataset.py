@@ -1,0 +1,109 @@
+#!/usr/bin/env python
+"""Everything that is wrong with a dataset, before training finds out.
+
+python tools/check_dataset.py --train-json train.json --train-images train/
+python tools/check_dataset.py --config-file configs/aa_retinanet_R50.yaml
+python tools/check_dataset.py --config-file configs/aa_retinanet_R50.yaml \\
+    --train-json train.json --train-images train/ --val-json val.json --val-images val/ \\
+    MODEL.RETINANET.NUM_CLASSES 5
+
+takes what tools/train_net.py takes. The exit status is 0 where nothing hinders training, 1 where
+something does, 2 where the command itself cannot be used.
+"""
+
+import argparse
+import sys
+
+from aa_detection.config import ConfigError, number_of_classes
+from aa_detection.data import (
+    CocoDataset,
+    DatasetError,
+    DatasetReport,
+    check_datasets,
+    get_coco_dataset,
+    register_coco_dataset,
+)
+from aa_detection.engines import ENGINES, load_engine
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for split in ("train", "val"):
+        parser.add_argument(f"--{split}-json", metavar="FILE", help="COCO-format annotations")
+        parser.add_argument(f"--{split}-images", metavar="FOLDER")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="YAML configuration: its number of classes, and its DATASETS where none is given",
+    )
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument(
+        "--skip-images",
+        action="store_true",
+        help="do not open the image files (they are looked for all the same)",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    args = parser.parse_args(argv)
+    for split in ("train", "val"):
+        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
+            parser.error(f"--{split}-json and --{split}-images go together")
+    if not (args.train_json or args.val_json or args.config_file):
+        parser.error("name a dataset with --train-json and --train-images, or a --config-file")
+    if args.opts and not args.config_file:
+        parser.error("KEY VALUE pairs go with --config-file")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = parse_args(argv)
+    try:
+        cfg = None
+        if args.config_file:
+            cfg = load_engine(args.engine).load_config(args.config_file, args.opts)
+        datasets: dict[str, list[CocoDataset]] = {}
+        for split, key in (("train", "TRAIN"), ("val", "TEST")):
+            annotations = getattr(args, f"{split}_json")
+            if annotations:
+                images = getattr(args, f"{split}_images")
+                datasets[key] = [register_coco_dataset(f"custom_{split}", annotations, images)]
+            else:
+                names = cfg.DATASETS[key] if cfg is not None else ()
+                datasets[key] = [get_coco_dataset(name) for name in names]
+        if not any(datasets.values()):
+            raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are empty; name a dataset")
+    except (ConfigError, DatasetError) as error:
+        print(f"check_dataset.py: {error}", file=sys.stderr)
+        return 2
+    reports = check_datasets(
+        datasets["TRAIN"],
+        datasets["TEST"],
+        num_classes=None if cfg is None else number_of_classes(cfg),
+        masks=cfg is not None and cfg.MODEL.MASK_ON,
+        images="names" if args.skip_images else "pixels",
+    )
+    for report in reports:
+        show(report)
+    return 1 if any(report.errors for report in reports) else 0
+
+
+def show(report: DatasetReport) -> None:
+    print(report.dataset.annotation_file)
+    summary = report.summary
+    if summary is not None:
+        print(
+            f"  {summary.images} images, {summary.annotations} annotations, "
+            f"{len(summary.category_ids)} categories"
+        )
+    for title, findings in (("errors", report.errors), ("warnings", report.warnings)):
+        print(f"  {title}: {sum(finding.count for finding in findings)}")
+        for finding in findings:
+            print(f"    {finding}")
+    opened = f", images opened in {report.image_seconds:.1f} s" if report.image_seconds else ""
+    print(f"  checked in {report.seconds:.2f} s{opened}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,22 +13,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..data import DatasetError, get_coco_dataset
+from .boxes import draw_boxes, font
 
 _CELL = 300  # pixels a side, for one image with its boxes
 _GAP = 8
 _BAR = 28  # height of the title above a pair
 _PAIR = (2 * _CELL + _GAP // 2, _BAR + _CELL)  # width, height
 _PAPER, _MAT, _BAR_COLOUR = (255, 255, 255), (238, 240, 243), (32, 36, 42)
-_TITLE_SIZE, _LABEL_SIZE = 16, 15
-_LINE = 3
-# Apart from each other and from most backgrounds; white text can be read on each.
-_COLOURS = (
-    (214, 39, 40), (31, 119, 180), (35, 139, 60), (148, 70, 189), (204, 85, 0),
-    (0, 128, 138), (190, 30, 120), (120, 94, 40), (60, 70, 200), (90, 100, 110),
-)  # fmt: skip
+_TITLE_SIZE = 16
 
 
 def write_contact_sheet(
@@ -91,18 +86,16 @@ def write_contact_sheet(
     ids = _choose_images(sorted(images), truths, max_images)
     columns = min(columns, len(ids))
     rows = -(-len(ids) // columns)
-    palette = {key: _COLOURS[i % len(_COLOURS)] for i, key in enumerate(sorted(names))}
     step_x, step_y = _PAIR[0] + 2 * _GAP, _PAIR[1] + 2 * _GAP
     sheet = Image.new("RGB", (columns * step_x, rows * step_y), _PAPER)
     for place, image_id in enumerate(ids):
         picture = _open_image(Path(image_root) / images[image_id]["file_name"])
         truth, predicted = truths[image_id], found[image_id]
-        pair = _draw_pair(
-            _draw_boxes(picture, truth, names, palette),
+        titles = (
             f"image {image_id} · ground truth: {len(truth)}",
-            _draw_boxes(picture, predicted, names, palette),
             f"predictions: {len(predicted)} (score at least {score_threshold:g})",
         )
+        pair = draw_pair(picture, truth, predicted, names, titles)
         row, column = divmod(place, columns)
         sheet.paste(pair, (column * step_x + _GAP, row * step_y + _GAP))
     path = Path(path)
@@ -132,78 +125,39 @@ def _choose_images(ids: list[int], truths: Mapping[int, list], count: int) -> li
     return [ids[place] for place in sorted(chosen)]
 
 
-def _draw_pair(
-    left: Image.Image, left_title: str, right: Image.Image, right_title: str
+def draw_pair(
+    picture: Image.Image,
+    truth: Sequence[Mapping],
+    found: Sequence[Mapping],
+    names: Mapping[int, str],
+    titles: tuple[str, str] = ("ground truth", "detections"),
 ) -> Image.Image:
-    """Two cells side by side under one bar with their titles."""
+    """One picture twice: with its ground truth, and with what was found in it.
+
+    Args:
+        truth, found: annotations and detections in COCO's format.
+        names: of all category ids.
+    """
     pair = Image.new("RGB", _PAIR, _PAPER)
     draw = ImageDraw.Draw(pair)
     draw.rectangle((0, 0, _PAIR[0], _BAR - 1), fill=_BAR_COLOUR)
-    for cell, title, x in ((left, left_title, 0), (right, right_title, _PAIR[0] - _CELL)):
-        draw.text((x + 8, _BAR / 2), title, (255, 255, 255), _font(_TITLE_SIZE), anchor="lm")
-        pair.paste(cell, (x, _BAR))
+    for records, title, x in ((truth, titles[0], 0), (found, titles[1], _PAIR[0] - _CELL)):
+        draw.text((x + 8, _BAR / 2), title, (255, 255, 255), font(_TITLE_SIZE), anchor="lm")
+        pair.paste(_draw_cell(picture, records, names), (x, _BAR))
     return pair
 
 
-def _draw_boxes(
-    picture: Image.Image, records: list, names: Mapping[int, str], palette: Mapping[int, tuple]
+def _draw_cell(
+    picture: Image.Image, records: Sequence[Mapping], names: Mapping[int, str]
 ) -> Image.Image:
-    """A square cell: the picture as large as fits, its boxes, and a label on each."""
+    """A square: the picture as large as fits, its boxes, and a label on each."""
     scale = _CELL / max(picture.size)
     size = [max(1, round(side * scale)) for side in picture.size]
-    x0, y0 = (_CELL - size[0]) // 2, (_CELL - size[1]) // 2
+    corner = (_CELL - size[0]) // 2, (_CELL - size[1]) // 2
     cell = Image.new("RGB", (_CELL, _CELL), _MAT)
-    cell.paste(picture.resize(size, Image.Resampling.BICUBIC), (x0, y0))
-    draw = ImageDraw.Draw(cell)
-    # the large ones first, so that no box hides inside another's outline
-    records = sorted(records, key=lambda record: -record["bbox"][2] * record["bbox"][3])
-    boxes = []
-    for record in records:
-        x, y, width, height = (scale * number for number in record["bbox"])
-        box = [x0 + x, y0 + y, x0 + x + width, y0 + y + height]
-        boxes.append([min(max(0, round(edge)), _CELL - 1) for edge in box])
-        draw.rectangle(boxes[-1], outline=palette[record["category_id"]], width=_LINE)
-    # Labels keep off each other, and off objects that they would hide.
-    taken = [box for box in boxes if box[3] - box[1] < 3 * _LABEL_SIZE]
-    for record, box in zip(records, boxes):
-        text = names[record["category_id"]]
-        if "score" in record:
-            text += f" {record['score']:.2f}"
-        _draw_label(draw, text, box, palette[record["category_id"]], taken)
+    cell.paste(picture.resize(size, Image.Resampling.BICUBIC), corner)
+    draw_boxes(cell, records, names, scale=scale, corner=corner)
     return cell
-
-
-def _draw_label(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    box: Sequence[float],
-    colour: tuple[int, int, int],
-    taken: list[Sequence[float]],
-) -> None:
-    """Writes `text` at a corner of `box`, the one that covers least of what is `taken`."""
-    font = _font(_LABEL_SIZE)
-    width, height = draw.textlength(text, font) + 6, _LABEL_SIZE + 4
-    left, top, right, bottom = box
-    places = []
-    for x in (left, right - width + 1):
-        for y in (top - height, bottom, top, bottom - height):
-            x_inside = min(max(x, 0), _CELL - width)
-            y_inside = min(max(y, 0), _CELL - height)
-            places.append((x_inside, y_inside, x_inside + width, y_inside + height))
-    place = min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
-    taken.append(place)
-    draw.rectangle(place, fill=colour)
-    draw.text((place[0] + 3, (place[1] + place[3]) / 2), text, (255, 255, 255), font, anchor="lm")
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(width, 0) * max(height, 0)
-
-
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)  # Pillow's own, so that the picture needs no system fonts
 
 
 def _open_image(path: Path) -> Image.Image:

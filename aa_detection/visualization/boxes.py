@@ -1,0 +1,84 @@
+"""Boxes with labels on a picture."""
+
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+# Apart from each other and from most backgrounds; white text can be read on each.
+_COLOURS = (
+    (214, 39, 40), (31, 119, 180), (35, 139, 60), (148, 70, 189), (204, 85, 0),
+    (0, 128, 138), (190, 30, 120), (120, 94, 40), (60, 70, 200), (90, 100, 110),
+)  # fmt: skip
+_LABEL_SIZE = 15
+_LINE = 3
+
+
+def draw_boxes(
+    canvas: Image.Image,
+    records: Sequence[Mapping],
+    names: Mapping[int, str],
+    *,
+    scale: float = 1.0,
+    corner: tuple[int, int] = (0, 0),
+) -> None:
+    """Draw annotations or detections in COCO's format, each with its class and score.
+
+    Args:
+        canvas: RGB, drawn on.
+        names: of all category ids; a category has the same colour on every canvas.
+        scale, corner: where the picture that the records are of stands on the canvas.
+    """
+    colours = {key: _COLOURS[i % len(_COLOURS)] for i, key in enumerate(sorted(names))}
+    draw = ImageDraw.Draw(canvas)
+    # the large ones first, so that no box hides inside another's outline
+    records = sorted(records, key=lambda record: -record["bbox"][2] * record["bbox"][3])
+    boxes = []
+    for record in records:
+        x, y, width, height = (scale * number for number in record["bbox"])
+        box = []
+        for edges, first, last in zip(((x, x + width), (y, y + height)), corner, canvas.size):
+            box.append([min(max(0, round(first + edge)), last - 1) for edge in edges])
+        boxes.append([box[0][0], box[1][0], box[0][1], box[1][1]])
+        draw.rectangle(boxes[-1], outline=colours[record["category_id"]], width=_LINE)
+    # Labels keep off each other, and off objects that they would hide.
+    taken = [box for box in boxes if box[3] - box[1] < 3 * _LABEL_SIZE]
+    for record, box in zip(records, boxes):
+        text = names[record["category_id"]]
+        if "score" in record:
+            text += f" {record['score']:.2f}"
+        _draw_label(draw, canvas.size, text, box, colours[record["category_id"]], taken)
+
+
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Pillow's own, so that a picture needs no system fonts."""
+    return ImageFont.load_default(size)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw,
+    canvas_size: tuple[int, int],
+    text: str,
+    box: Sequence[int],
+    colour: tuple[int, int, int],
+    taken: list[Sequence[float]],
+) -> None:
+    """Writes `text` at a corner of `box`, the one that covers least of what is `taken`."""
+    width, height = draw.textlength(text, font(_LABEL_SIZE)) + 6, _LABEL_SIZE + 4
+    left, top, right, bottom = box
+    places = []
+    for x in (left, right - width + 1):
+        for y in (top - height, bottom, top, bottom - height):
+            x_inside = min(max(x, 0), max(canvas_size[0] - width, 0))
+            y_inside = min(max(y, 0), max(canvas_size[1] - height, 0))
+            places.append((x_inside, y_inside, x_inside + width, y_inside + height))
+    place = min(places, key=lambda place: sum(_overlap(place, other) for other in taken))
+    taken.append(place)
+    draw.rectangle(place, fill=colour)
+    middle = (place[0] + 3, (place[1] + place[3]) / 2)
+    draw.text(middle, text, (255, 255, 255), font(_LABEL_SIZE), anchor="lm")
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(width, 0) * max(height, 0)

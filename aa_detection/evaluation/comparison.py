@@ -61,9 +61,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision of both arms, in percent, at COCO's 101 recalls; means over classes and runs."""
+    """Precision of both arms, in percent; means over classes and runs."""
 
     iou: float
+    recall: tuple[float, ...]  # COCO's 101 thresholds
     a: tuple[float, ...]
     b: tuple[float, ...]
 
@@ -127,7 +128,6 @@ class Comparison:
             "verdict": self.verdict,
             "covers_training": self.covers_training,
             **asdict(self),
-            "recall": RECALL_THRESHOLDS.tolist(),
         }
         return json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
 
@@ -211,8 +211,8 @@ def compare(
         metrics=dict(zip((name for name, *_ in SUMMARIES), differences)),
         per_class=dict(zip(classes, differences[len(SUMMARIES) :])),
         curves=tuple(
-            Curve(iou, tuple(curves[0][i].tolist()), tuple(curves[1][i].tolist()))
-            for i, iou in enumerate(_CURVES_AT)
+            Curve(iou, *(tuple(each.tolist()) for each in (RECALL_THRESHOLDS, *pair)))
+            for iou, *pair in zip(_CURVES_AT, *curves)
         ),
         images=len(coco.imgs),
         resamples=resamples,
@@ -308,6 +308,7 @@ def _table(label: str, rows: dict[str, Difference], names: tuple[str, str]) -> l
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     for name, row in rows.items():
+        name = name.replace("|", r"\|")
         if math.isnan(row.difference):
             lines.append(f"| {name} | – | – | – | – | – | |")
         else:

@@ -16,8 +16,8 @@ LAYERS = (
     ("layers",),
     ("models",),
     ("config", "data"),
-    ("checkpoints",),
     ("evaluation", "training"),
+    ("checkpoints",),
     ("visualization",),
     ("engines",),
 )

@@ -24,6 +24,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS only")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read a .pkl that MODEL.WEIGHTS names, such as detectron2's ImageNet weights; a "
+        "pickle can run code when it is read, so only arrays are accepted from it",
+    )
+    parser.add_argument(
+        "--allow-partial-weights",
+        action="store_true",
+        help="train on from weights of which less than half of the backbone fits",
+    )
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
@@ -72,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
             cfg,
             resume=args.resume,
             eval_only=args.eval_only,
+            allow_pickle=args.allow_pickle,
+            allow_partial=args.allow_partial_weights,
             num_gpus=args.num_gpus,
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,

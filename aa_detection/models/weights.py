@@ -1,116 +1,159 @@
-"""Checkpoints of a plain network into its attention-augmented twin."""
+"""Weights of a plain network into its attention-augmented twin, by the model's own names."""
 
-from collections import OrderedDict
+import re
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from ..layers.aa_conv import AAConv2d
 from .resnet import norm_beside
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+# counters of training: no weights, and not every framework's model has them
+BOOKKEEPING = ("num_batches_tracked", "loss_normalizer")
 
 
 @dataclass
 class LoadReport:
-    """Where the tensors of a model came from; names are the model's."""
+    """Where the tensors of a model came from; names are the model's.
+
+    Attributes:
+        sliced: of which the model keeps a part (see :func:`fit_weights`).
+        reindexed: distance tables of another size.
+        fresh: the model's own, which the checkpoint lacks or has in another shape.
+        unused: the checkpoint's, which the model lacks or has in another shape.
+        misfits: for those of another shape the checkpoint's shape and the model's.
+        backbone_share: parameters of the backbone that were loaded, 0 … 1; None for a network that
+            is no detector's.
+    """
 
     loaded: list[str] = field(default_factory=list)
     sliced: list[str] = field(default_factory=list)
+    reindexed: list[str] = field(default_factory=list)
     fresh: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    misfits: dict[str, tuple[torch.Size, torch.Size]] = field(default_factory=dict)
+    backbone_share: float | None = None
 
     def lines(self) -> Iterator[str]:
         """One line a group, for a log."""
-        total = len(self.loaded) + len(self.sliced) + len(self.fresh)
+        total = sum(map(len, (self.loaded, self.sliced, self.reindexed, self.fresh)))
+        share = self.backbone_share
         yield (
-            f"weights: {len(self.loaded)} of {total} tensors loaded, {len(self.sliced)} loaded in "
-            f"part, {len(self.fresh)} fresh; {len(self.unused)} of the checkpoint unused"
+            f"weights: {len(self.loaded)} of {total} tensors loaded, {len(self.sliced)} sliced, "
+            f"{len(self.reindexed)} re-indexed, {len(self.fresh)} fresh; "
+            f"{len(self.unused)} of the checkpoint unused"
+            + ("" if share is None else f"; {share:.1%} of the backbone's parameters loaded")
         )
-        for group in ("sliced", "fresh", "unused"):
+        for group in ("sliced", "reindexed", "fresh", "unused"):
             names = getattr(self, group)
             if names:
-                yield f"weights {group}: {', '.join(names)}"
+                yield f"weights {group}: {_by_module(names)}"
+        for name, (theirs, ours) in self.misfits.items():
+            yield f"weights misfit: {name} is {tuple(theirs)}, the model's {tuple(ours)}"
 
 
-def slice_plain_convs(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
-    """Cut plain convolutions in `weights`, in place, to what the model's AAConv2d keep of them.
+def fit_weights(
+    model: nn.Module, weights: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """What of `weights` fits into `model`, plain convolutions and other distances made to.
 
     Of a plain convolution an :class:`AAConv2d` keeps the first ``out_channels - value_depth``
     filters, and the norm that follows it keeps their statistics; the rest of the norm is the
-    model's own. Names are the model's, or end a model's name (``res3.0.conv2.weight`` for
-    ``backbone.bottom_up.res3.0.conv2.weight``); one that ends several belongs to the shortest.
+    model's own. A distance table of another size is re-indexed by distance: of a larger one the
+    middle is kept, and beyond the ends of a smaller one its ends are repeated, which is what the
+    operator makes of distances beyond its table.
+
+    Args:
+        weights: by the model's names.
 
     Returns:
-        Names in `weights` that were cut.
+        Tensors to load, and the report.
     """
     own = model.state_dict()
-    keys = _keys_by_model_name(own, weights)
-    cut: list[str] = []
+    weights = dict(weights)
+    report = LoadReport()
     for name, module in model.named_modules():
-        if not isinstance(module, AAConv2d) or module.weight is None:
-            continue
-        kept = len(module.weight)
-        key = keys.get(f"{name}.weight")
-        plain_shape = (module.out_channels, *module.weight.shape[1:])
-        if key is None or weights[key].shape != plain_shape or kept == module.out_channels:
-            continue
-        cut.append(key)
-        weights[key] = weights[key][:kept]
-        bias = keys.get(f"{name}.bias")
-        if bias is not None:
-            weights[bias] = weights[bias][:kept]
-            cut.append(bias)
-        parent, _, conv_name = name.rpartition(".")
-        norms = [f"{name}.norm"]
-        if norm_beside(conv_name) != conv_name:
-            norms.append(f"{parent}.{norm_beside(conv_name)}")
-        for norm in norms:
-            for tensor in _NORM_TENSORS:
-                key = keys.get(f"{norm}.{tensor}")
-                if key is not None:
-                    filled = own[f"{norm}.{tensor}"].clone()
-                    filled[:kept] = weights[key][:kept]
-                    weights[key] = filled
-                    cut.append(key)
-    return cut
+        if isinstance(module, AAConv2d):
+            prefix = f"{name}." if name else ""
+            report.sliced += _slice_plain_conv(prefix, module, own, weights)
+            report.reindexed += _reindex_tables(prefix, module, weights)
+    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    changed = {*report.sliced, *report.reindexed}
+    report.loaded = [name for name in fitting if name not in changed]
+    report.fresh = [k for k in own if k not in fitting and not k.endswith(BOOKKEEPING)]
+    report.unused = [k for k in weights if k not in fitting and not k.endswith(BOOKKEEPING)]
+    report.misfits = {k: (weights[k].shape, own[k].shape) for k in report.unused if k in own}
+    return fitting, report
+
+
+def load_fitting(model: nn.Module, fitting: dict[str, Tensor]) -> None:
+    """Load what :func:`fit_weights` returned for this model."""
+    # a dict has lost the versions of the layers, without which some refuse to load
+    state = OrderedDict(fitting)
+    state._metadata = model.state_dict()._metadata
+    model.load_state_dict(state, strict=False)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
-    """Load what fits into `model`, plain convolutions into augmented ones included.
-
-    Tensors of another shape than the model's are left out: the model's own stays fresh and the
-    checkpoint's is listed unused.
-
-    Args:
-        weights: by the model's names; changed in place.
-    """
-    report = LoadReport(sliced=slice_plain_convs(model, weights))
-    own = model.state_dict()
-    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
-    # a dict has lost the versions of the layers, without which some refuse to load
-    state = OrderedDict(fitting)
-    state._metadata = own._metadata
-    model.load_state_dict(state, strict=False)
-    report.loaded = [k for k in fitting if k not in report.sliced]
-    report.fresh = [k for k in own if k not in fitting]
-    report.unused = [k for k in weights if k not in fitting]
+    """Load what fits into `model` (see :func:`fit_weights`); the rest stays the model's own."""
+    fitting, report = fit_weights(model, weights)
+    load_fitting(model, fitting)
     return report
 
 
-def _keys_by_model_name(own: dict[str, Tensor], weights: dict[str, Tensor]) -> dict[str, str]:
-    """For names of the model, the longest ending, cut at dots, that `weights` has.
+def _slice_plain_conv(
+    prefix: str, module: AAConv2d, own: dict[str, Tensor], weights: dict[str, Tensor]
+) -> list[str]:
+    """Cut a plain convolution in `weights`, in place; returns the names that were cut."""
+    weight = weights.get(f"{prefix}weight")
+    if module.weight is None or weight is None:
+        return []
+    kept = len(module.weight)
+    plain_shape = (module.out_channels, *module.weight.shape[1:])
+    if weight.shape != plain_shape or kept == module.out_channels:
+        return []
+    cut = [key for key in (f"{prefix}weight", f"{prefix}bias") if key in weights]
+    for key in cut:
+        weights[key] = weights[key][:kept]
+    *parents, conv_name, _ = f".{prefix}".split(".")
+    norms = [f"{prefix}norm"]
+    if norm_beside(conv_name) != conv_name:
+        norms.append(".".join((*parents, norm_beside(conv_name))).lstrip("."))
+    for key in (f"{norm}.{tensor}" for norm in norms for tensor in _NORM_TENSORS):
+        if key in weights and key in own and weights[key].shape == own[key].shape:
+            filled = own[key].to(weights[key], copy=True)
+            filled[:kept] = weights[key][:kept]
+            weights[key] = filled
+            cut.append(key)
+    return cut
 
-    torchvision's ``conv1.weight`` ends ``layer1.0.conv1.weight`` too: the shortest name takes it.
-    """
-    keys: dict[str, str] = {}
-    taken = set()
-    for name in sorted(own, key=lambda name: name.count(".")):
-        parts = name.split(".")
-        endings = (".".join(parts[start:]) for start in range(len(parts)))
-        key = next((ending for ending in endings if ending in weights), None)
-        if key is not None and key not in taken:
-            keys[name] = key
-            taken.add(key)
-    return keys
+
+def _reindex_tables(prefix: str, module: AAConv2d, weights: dict[str, Tensor]) -> list[str]:
+    """Bring distance tables in `weights`, in place, to the model's size; returns their names."""
+    changed = []
+    for table, size in (("rel_h", module.max_size[0]), ("rel_w", module.max_size[1])):
+        key = f"{prefix}{table}"
+        theirs, ours = weights.get(key), getattr(module, table)
+        # (2 · size − 1, depth of a head): row r is distance r − (size − 1)
+        if theirs is None or ours is None or theirs.ndim != 2 or len(theirs) % 2 == 0:
+            continue
+        if len(theirs) == len(ours) or theirs.shape[1] != ours.shape[1]:
+            continue
+        reach = len(theirs) // 2
+        distances = torch.arange(-(size - 1), size).clamp(-reach, reach)
+        weights[key] = theirs[distances + reach]
+        changed.append(key)
+    return changed
+
+
+def _by_module(names: list[str]) -> str:
+    """``res3.*.conv2 (20), head.cls_score (2)``: blocks of a stage and layers of a tower as one."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        module = name.rpartition(".")[0] or name
+        counts[re.sub(r"\.\d+(?=\.|$)", ".*", module.removesuffix(".norm"))] += 1
+    return ", ".join(f"{module} ({count})" for module, count in counts.items())

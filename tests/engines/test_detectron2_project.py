@@ -226,7 +226,13 @@ def test_a_caffe2_pickle_loads_into_an_augmented_network(tmp_path):
     }
     (tmp_path / "R-18.pkl").write_bytes(pickle.dumps(weights))
     model = build_model(small(project_config()))
-    AACheckpointer(model).load(str(tmp_path / "R-18.pkl"))
+    with pytest.raises(ConfigError, match="R-18.pkl: a pickle, .*--allow-pickle"):
+        AACheckpointer(model).load(str(tmp_path / "R-18.pkl"))
+    checkpointer = AACheckpointer(model, allow_pickle=True)
+    with pytest.raises(ConfigError, match="only 2.5% of the backbone's parameters load"):
+        checkpointer.load(str(tmp_path / "R-18.pkl"))
+    checkpointer.allow_partial = True
+    checkpointer.load(str(tmp_path / "R-18.pkl"))
     conv = model.backbone.bottom_up.res4[0].conv1
     kept = len(conv.weight)
     torch.testing.assert_close(conv.weight, torch.tensor(weights["res4_0_branch2a_w"][:kept]))

@@ -8,7 +8,7 @@ from torch import nn
 
 from aa_detection.layers import AAConv2d
 from aa_detection.models import AttentionSpec, augment
-from aa_detection.models.weights import LoadReport, load_weights, slice_plain_convs
+from aa_detection.models.weights import LoadReport, load_weights
 
 STAGES = ["res2", "res3", "res4"]  # what follows res4 teaches nothing new here
 SPEC = AttentionSpec(stages=("res3", "res4"), max_image_size=64)
@@ -44,7 +44,7 @@ def test_plain_checkpoint_into_an_augmented_network(plain_and_augmented, framewo
     report = load_weights(augmented, dict(weights))
     after = augmented.state_dict()
 
-    sliced, fresh = set(), set()
+    sliced, fresh, counters = set(), set(), set()
     for name, conv in augmented.named_modules():
         if not isinstance(conv, AAConv2d):
             continue
@@ -58,17 +58,17 @@ def test_plain_checkpoint_into_an_augmented_network(plain_and_augmented, framewo
             assert not torch.equal(after[key][kept:], weights[key][kept:]), key
             sliced.add(key)
         if norm == "FrozenBN":  # the checkpoint of a frozen norm counts no batches
-            fresh.add(f"{norm_of(name, framework)}.num_batches_tracked")
+            counters.add(f"{norm_of(name, framework)}.num_batches_tracked")
         for part in ("qkv.weight", "proj.weight", "rel_h", "rel_w"):
             assert torch.equal(after[f"{name}.{part}"], own[f"{name}.{part}"])
             fresh.add(f"{name}.{part}")
     assert len(sliced) == 5 * (4 if depth == 18 else 10)
-    for key in after.keys() - sliced - fresh:
+    for key in after.keys() - sliced - fresh - counters:
         assert torch.equal(after[key], weights[key]), key
 
     assert set(report.sliced) == sliced
     assert set(report.fresh) == fresh
-    assert set(report.loaded) == after.keys() - sliced - fresh
+    assert set(report.loaded) == after.keys() - sliced - fresh - counters
     assert report.unused == []
 
 
@@ -122,42 +122,47 @@ def test_layer_without_convolution_takes_nothing():
     assert report.unused == ["0.weight", "0.bias"]
 
 
-@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
-def test_names_may_be_endings_of_the_models(plain_and_augmented, framework):
-    plain, augmented = plain_and_augmented(framework, 18)
-    expected = plain.state_dict()
-    slice_plain_convs(augmented, expected)
-    detector = nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": augmented})})
-    weights = plain.state_dict()
-    cut = slice_plain_convs(detector, weights)
-    assert len(cut) == 20
-    assert weights.keys() == expected.keys()
-    for key, tensor in expected.items():
-        assert torch.equal(weights[key], tensor), key
+def rows(size):
+    """A table of ``2 · size − 1`` rows that hold their distance."""
+    return torch.arange(-(size - 1.0), size)[:, None].expand(-1, 2).clone()
 
 
-@pytest.mark.parametrize(
-    ("lacking", "cut_of_a_block"),
-    [(("conv1", "bn1"), []), (("bn1",), ["conv1.weight"])],
-    ids=["conv and norm", "norm"],
-)
-def test_stem_is_not_taken_for_what_the_checkpoint_lacks(build, lacking, cut_of_a_block):
-    """``conv1.weight`` ends ``layer1.0.conv1.weight`` too, ``bn1`` likewise, and is as wide."""
-    network = build("torchvision", 18, stages=["res2"])
-    before = {
-        key: tensor.clone()
-        for key, tensor in network.state_dict().items()
-        if not (key.startswith("layer1") and key.split(".")[2] in lacking)
-    }
-    expected = [f"layer1.{block}.{key}" for block in (0, 1) for key in cut_of_a_block]
-    augment(network, AttentionSpec(stages=("res2",), max_image_size=64))
-    for model in (network, nn.ModuleDict({"body": network})):
-        weights = copy.deepcopy(before)
-        assert slice_plain_convs(model, weights) == expected
-        for key in before.keys() - set(expected):
-            assert torch.equal(weights[key], before[key]), key
-    report = load_weights(network, copy.deepcopy(before))
-    assert report.sliced == expected and report.unused == []
+@pytest.mark.parametrize("theirs", [1, 2, 5, 6, 9])
+def test_tables_are_reindexed_by_distance(theirs):
+    conv = AAConv2d(8, 20, 3, num_heads=2, value_ratio=0.2, max_size=(5, 7))
+    weights = conv.state_dict() | {"rel_h": rows(theirs), "rel_w": rows(theirs)}
+    report = load_weights(conv, weights)
+    changed = [name for name, size in (("rel_h", 5), ("rel_w", 7)) if size != theirs]
+    assert report.reindexed == changed
+    assert not (report.fresh or report.unused or report.sliced)
+    reach = theirs - 1
+    assert torch.equal(conv.rel_h[:, 0], torch.arange(-4.0, 5).clamp(-reach, reach))
+    assert torch.equal(conv.rel_w[:, 1], torch.arange(-6.0, 7).clamp(-reach, reach))
+    assert len(weights["rel_h"]) == 2 * theirs - 1  # the caller's are left alone
+
+
+def test_a_reindexed_layer_computes_what_its_source_does():
+    """On maps that the smaller table covers, and beyond it where it clamps."""
+    torch.manual_seed(0)
+    source = AAConv2d(8, 20, 3, padding=1, num_heads=2, value_ratio=0.2, max_size=4)
+    larger = AAConv2d(8, 20, 3, padding=1, num_heads=2, value_ratio=0.2, max_size=9)
+    load_weights(larger, source.state_dict())
+    x = torch.randn(2, 8, 8, 7)
+    torch.testing.assert_close(larger(x), source(x))
+    back = AAConv2d(8, 20, 3, padding=1, num_heads=2, value_ratio=0.2, max_size=4)
+    load_weights(back, larger.state_dict())
+    torch.testing.assert_close(back(x), source(x))
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (9, 3), (9,)], ids=str)
+def test_tables_that_are_none_stay_out(shape):
+    conv = AAConv2d(8, 20, 3, num_heads=2, value_ratio=0.2, max_size=5)
+    weights = {"rel_h": torch.ones(shape)}
+    before = conv.rel_h.clone()
+    report = load_weights(conv, weights)
+    assert report.unused == ["rel_h"] and report.reindexed == []
+    assert report.misfits == {"rel_h": (torch.Size(shape), torch.Size([9, 2]))}
+    assert torch.equal(conv.rel_h, before)
 
 
 @pytest.mark.parametrize("shape", [(16, 4, 3, 3), (16, 3, 1, 1), (20, 3, 3, 3)], ids=str)
@@ -181,13 +186,25 @@ def test_tensors_of_another_shape_stay_out(shape):
 
 
 def test_report_in_lines():
-    report = LoadReport(loaded=["a", "b"], sliced=["c"], fresh=["d", "e"], unused=["f"])
+    report = LoadReport(
+        loaded=["a", "b"],
+        sliced=["res3.0.conv2.weight", "res3.0.conv2.norm.bias", "res3.11.conv2.weight"],
+        reindexed=["res3.0.conv2.rel_h"],
+        fresh=["head.cls_subnet.0.weight", "head.cls_subnet.2.weight", "d"],
+        unused=["d"],
+        misfits={"d": (torch.Size([2, 3]), torch.Size([4]))},
+        backbone_share=0.98765,
+    )
     assert list(report.lines()) == [
-        "weights: 2 of 5 tensors loaded, 1 loaded in part, 2 fresh; 1 of the checkpoint unused",
-        "weights sliced: c",
-        "weights fresh: d, e",
-        "weights unused: f",
+        "weights: 2 of 9 tensors loaded, 3 sliced, 1 re-indexed, 3 fresh; 1 of the checkpoint "
+        "unused; 98.8% of the backbone's parameters loaded",
+        "weights sliced: res3.*.conv2 (3)",
+        "weights reindexed: res3.*.conv2 (1)",
+        "weights fresh: head.cls_subnet.* (2), d (1)",
+        "weights unused: d (1)",
+        "weights misfit: d is (2, 3), the model's (4,)",
     ]
     assert list(LoadReport(loaded=["a"]).lines()) == [
-        "weights: 1 of 1 tensors loaded, 0 loaded in part, 0 fresh; 0 of the checkpoint unused"
+        "weights: 1 of 1 tensors loaded, 0 sliced, 0 re-indexed, 0 fresh; 0 of the checkpoint "
+        "unused"
     ]

@@ -1,31 +1,47 @@
-"""detectron2's checkpointer, taught what an augmented convolution keeps of a plain one."""
+"""detectron2's checkpointer, reading and loading as :mod:`aa_detection.checkpoints` does."""
 
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.checkpoint.c2_model_loading import convert_c2_detectron_names
+from torch import nn
 
-from ...models.weights import slice_plain_convs
+from ...checkpoints import load_checkpoint, read_checkpoint
 
 
 class AACheckpointer(DetectionCheckpointer):
-    """Loads plain checkpoints into augmented networks, and ``.pth`` files as data only."""
+    """Reads files as data only, and loads plain checkpoints into augmented networks.
 
-    def _torch_load(self, f: str) -> dict[str, Any]:
-        return torch.load(f, map_location="cpu", weights_only=True)
+    Args:
+        allow_pickle: read ``.pkl`` files, of which arrays only are accepted.
+        allow_partial: load less than half of the backbone's parameters.
+    """
 
-    def _load_model(self, checkpoint: dict[str, Any]):
-        # before detectron2 matches names: it drops tensors whose shape differs
-        if checkpoint.get("__author__") == "Caffe2":
-            self._convert_ndarray_to_tensor(checkpoint["model"])
-            checkpoint["model"], _ = convert_c2_detectron_names(checkpoint["model"])
-            checkpoint["__author__"] = "Caffe2, names converted"
-        else:
-            self._convert_ndarray_to_tensor(checkpoint["model"])
-        sliced = slice_plain_convs(self.model, checkpoint["model"])
-        if sliced:
-            self.logger.info(
-                "Kept the filters that attention does not replace of: %s", ", ".join(sliced)
-            )
-        return super()._load_model(checkpoint)
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        allow_pickle: bool = False,
+        allow_partial: bool = False,
+        **how: Any,
+    ) -> None:
+        super().__init__(model, save_dir, **how)
+        self.allow_pickle = allow_pickle
+        self.allow_partial = allow_partial
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # a refusal would leave it, and no load after it
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        checkpoint = read_checkpoint(filename, allow_pickle=self.allow_pickle)
+        return {**checkpoint.rest, "model": checkpoint}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+        report = load_checkpoint(
+            self.model, checkpoint.pop("model"), allow_partial=self.allow_partial
+        )
+        for line in report.lines():
+            self.logger.info("%s", line)

@@ -17,9 +17,12 @@ from detectron2.data import transforms as T
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer, default_setup, launch
 from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import build_model
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
+from ...checkpoints import load_configured
 from ...config import check_evaluation, check_training, default_to_final_weights, number_of_classes
 from ...data import (
     CocoDataset,
@@ -79,6 +82,8 @@ def run(
     *,
     resume: bool = False,
     eval_only: bool = False,
+    allow_pickle: bool = False,
+    allow_partial: bool = False,
     num_gpus: int = 1,
     num_machines: int = 1,
     machine_rank: int = 0,
@@ -90,6 +95,8 @@ def run(
     Args:
         resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
         eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
+        allow_pickle, allow_partial: how ``MODEL.WEIGHTS`` is loaded, see
+            :func:`aa_detection.checkpoints.load_configured`.
         num_gpus, num_machines, machine_rank, dist_url: of :func:`detectron2.engine.launch`.
         open_images: read every image file's header before anything starts.
 
@@ -106,6 +113,13 @@ def run(
             default_to_final_weights(cfg)
     else:
         check_training(cfg)
+    loading = {"allow_pickle": allow_pickle, "allow_partial": allow_partial}
+    last_checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if cfg.MODEL.WEIGHTS and not (resume and os.path.isfile(last_checkpoint)):
+        # into a model to throw away: what does not fit is to cost nothing
+        trial = cfg.clone()
+        trial.MODEL.DEVICE = "cpu"
+        load_configured(cfg, build_model(trial), **loading, paths=PathManager)
     train, test = _datasets(cfg, eval_only)
     reports = check_datasets(
         train,
@@ -116,7 +130,7 @@ def run(
     )
     require_usable(reports)
     cfg.freeze()
-    args = (cfg, reports, resume, eval_only)
+    args = (cfg, reports, resume, eval_only, loading)
     if num_gpus * num_machines <= 1:
         return _worker(*args)
     launch(
@@ -149,7 +163,11 @@ def _datasets(cfg: CfgNode, eval_only: bool) -> tuple[list[CocoDataset], list[Co
 
 
 def _worker(
-    cfg: CfgNode, reports: Sequence[DatasetReport], resume: bool, eval_only: bool
+    cfg: CfgNode,
+    reports: Sequence[DatasetReport],
+    resume: bool,
+    eval_only: bool,
+    loading: dict[str, bool],
 ) -> dict[str, Any]:
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
     logger.info("engine: detectron2 %s on %s", detectron2.__version__, cfg.MODEL.DEVICE)
@@ -165,9 +183,12 @@ def _worker(
             )
     if eval_only:
         model = AATrainer.build_model(cfg)
-        AACheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        checkpointer = AACheckpointer(model, cfg.OUTPUT_DIR, **loading)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         return AATrainer.test(cfg, model)
     trainer = AATrainer(cfg)
+    trainer.checkpointer.allow_pickle = loading["allow_pickle"]
+    trainer.checkpointer.allow_partial = loading["allow_partial"]
     trainer.resume_or_load(resume=resume)
     trainer.train()
     return getattr(trainer, "_last_eval_results", {})

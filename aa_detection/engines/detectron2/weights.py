@@ -1,11 +1,16 @@
 """A trained detector, for whoever runs or exports it."""
 
+import logging
+
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ...config import ConfigError, default_to_final_weights
-from .checkpoint import AACheckpointer
+from ...checkpoints import load_configured
+from ...config import default_to_final_weights
+
+_log = logging.getLogger(__name__)
 
 
 def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> nn.Module:
@@ -15,16 +20,16 @@ def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> nn.Module:
     is.
 
     Args:
-        allow_pickle: read a ``.pkl`` file.
+        allow_pickle: read a ``.pkl`` file, of which arrays only are accepted.
 
     Raises:
-        ConfigError: no such file, or one that cannot be read or does not fit.
+        ConfigError: see :func:`aa_detection.checkpoints.load_configured`.
     """
     cfg = cfg.clone()
     cfg.defrost()
     default_to_final_weights(cfg)
-    if cfg.MODEL.WEIGHTS.endswith(".pkl") and not allow_pickle:
-        raise ConfigError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: a pickle is read with allow_pickle")
     model = build_model(cfg)
-    AACheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    _, report = load_configured(cfg, model, allow_pickle=allow_pickle, paths=PathManager)
+    for line in report.lines():
+        _log.info("%s", line)
     return model.eval()

@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ...checkpoints import Checkpoint, load_checkpoint, load_configured
 from ...config import (
     ConfigError,
     check_evaluation,
@@ -27,7 +28,6 @@ from ...config import (
     number_of_classes,
 )
 from ...data import CocoDataset, DatasetReport, check_datasets, get_coco_dataset, require_usable
-from ...models.weights import load_weights
 from ...training.failures import one_line_endings
 from ...training.files import atomic_write, check_output_dir, cut_metrics, remove_unfinished
 from ...training.guard import StepGuard
@@ -41,7 +41,7 @@ from .checkpointing import (
 )
 from .model import build_model
 from .module import DetectionModule
-from .names import from_detectron2, to_detectron2
+from .names import to_detectron2
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ def run(
     *,
     resume: bool = False,
     eval_only: bool = False,
+    allow_pickle: bool = False,
+    allow_partial: bool = False,
     num_gpus: int = 1,
     num_machines: int = 1,
     machine_rank: int = 0,
@@ -62,6 +64,8 @@ def run(
     Args:
         resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
         eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
+        allow_pickle, allow_partial: how ``MODEL.WEIGHTS`` is loaded, see
+            :func:`aa_detection.checkpoints.load_configured`.
         num_gpus: processes on this machine. Under torchrun its environment decides.
         num_machines: under torchrun only, which brings the machines together.
         machine_rank, dist_url: detectron2's launcher's; refused here.
@@ -89,7 +93,10 @@ def run(
     else:
         check_training(cfg)
     if cfg.MODEL.WEIGHTS and checkpoint is None:
-        weights = read_weights(cfg.MODEL.WEIGHTS)
+        # into a model to throw away: what does not fit is to cost nothing
+        weights, _ = load_configured(
+            cfg, build_model(cfg), allow_pickle=allow_pickle, allow_partial=allow_partial
+        )
     names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     datasets = {name: get_coco_dataset(name) for name in names}
     reports = check_datasets(
@@ -125,7 +132,7 @@ def _run(
     cfg: CfgNode,
     datasets: dict[str, CocoDataset],
     reports: Sequence[DatasetReport],
-    weights: dict[str, torch.Tensor] | None,
+    weights: Checkpoint | None,
     checkpoint: str | None,
     resume: bool,
     eval_only: bool,
@@ -163,11 +170,7 @@ def _run(
             StepGuard(stop, resumable),
         )
         if weights is not None:
-            report = load_weights(module.model, from_detectron2(module.model, weights))
-            if not report.loaded and not report.sliced:
-                raise ConfigError(
-                    f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no tensor of it fits the model"
-                )
+            report = load_checkpoint(module.model, weights, allow_partial=True)  # tried above
             for line in report.lines():
                 _log.info("%s", line)
         trainer = _trainer(cfg, eval_only, num_gpus, num_machines, launched)
@@ -282,27 +285,6 @@ class MetricsFile(Logger):
         step_0, time_0 = self.first
         seconds = (time.monotonic() - time_0) / (step - step_0) * (self.max_iter - 1 - step)
         return f"  eta: {datetime.timedelta(seconds=round(seconds))}"
-
-
-def read_weights(path: str) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.pth`` file of either engine.
-
-    Raises:
-        ConfigError: no such file, or not a file of tensors.
-    """
-    if not os.path.isfile(path):
-        raise ConfigError(
-            f"MODEL.WEIGHTS {path}: no such file; the torchvision engine reads local .pth files"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for a file that is none of its own
-        problem = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"MODEL.WEIGHTS {path}: not a file of tensors: {problem}") from None
-    weights = content.get("model", content) if isinstance(content, dict) else None
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ConfigError(f"MODEL.WEIGHTS {path}: expected tensors by name")
-    return weights
 
 
 def scale_workers(cfg: CfgNode, world_size: int) -> None:

@@ -1,13 +1,15 @@
 """A trained detector, for whoever runs or exports it."""
 
+import logging
+
 from fvcore.common.config import CfgNode
 from torchvision.models.detection import RetinaNet
 
-from ...config import ConfigError, default_to_final_weights
-from ...models.weights import load_weights
+from ...checkpoints import load_configured
+from ...config import default_to_final_weights
 from .model import build_model
-from .names import from_detectron2
-from .train import read_weights
+
+_log = logging.getLogger(__name__)
 
 
 def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> RetinaNet:
@@ -17,17 +19,16 @@ def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> RetinaNet:
     is.
 
     Args:
-        allow_pickle: read a ``.pkl`` file.
+        allow_pickle: read a ``.pkl`` file, of which arrays only are accepted.
 
     Raises:
-        ConfigError: no such file, or one that cannot be read or does not fit.
+        ConfigError: see :func:`aa_detection.checkpoints.load_configured`.
     """
     cfg = cfg.clone()
     cfg.defrost()
     default_to_final_weights(cfg)
     model = build_model(cfg)
-    weights = read_weights(cfg.MODEL.WEIGHTS)
-    report = load_weights(model, from_detectron2(model, weights))
-    if not report.loaded and not report.sliced:
-        raise ConfigError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: no tensor of it fits the model")
+    _, report = load_configured(cfg, model, allow_pickle=allow_pickle)
+    for line in report.lines():
+        _log.info("%s", line)
     return model.eval().to(cfg.MODEL.DEVICE)

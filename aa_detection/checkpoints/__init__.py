@@ -1,0 +1,18 @@
+"""Checkpoints of either framework: read as data, loaded into either engine's models, converted."""
+
+from .configured import load_configured
+from .converting import convert
+from .loading import load_checkpoint
+from .preprocessing import check_preprocessing
+from .reading import Checkpoint, read_checkpoint
+from .writing import write_weights
+
+__all__ = [
+    "Checkpoint",
+    "check_preprocessing",
+    "convert",
+    "load_checkpoint",
+    "load_configured",
+    "read_checkpoint",
+    "write_weights",
+]

@@ -1,0 +1,39 @@
+"""What ``MODEL.WEIGHTS`` names, into a model: the one path of both engines."""
+
+from fvcore.common.config import CfgNode
+from iopath.common.file_io import PathManager
+from torch import nn
+
+from ..config import ConfigError
+from ..models.weights import LoadReport
+from .loading import load_checkpoint
+from .paths import PATHS
+from .preprocessing import check_preprocessing
+from .reading import Checkpoint, read_checkpoint
+
+
+def load_configured(
+    cfg: CfgNode,
+    model: nn.Module,
+    *,
+    allow_pickle: bool = False,
+    allow_partial: bool = False,
+    paths: PathManager = PATHS,
+) -> tuple[Checkpoint, LoadReport]:
+    """Read ``MODEL.WEIGHTS`` and load it into the model that `cfg` describes.
+
+    Args:
+        allow_pickle, paths: of :func:`.read_checkpoint`.
+        allow_partial: of :func:`.load_checkpoint`.
+
+    Raises:
+        ConfigError: it cannot be read, does not fit, or expects other images than `cfg` makes; the
+            model is unchanged then.
+    """
+    try:
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=allow_pickle, paths=paths)
+        check_preprocessing(cfg, checkpoint)
+        report = load_checkpoint(model, checkpoint, allow_partial=allow_partial)
+    except ConfigError as error:
+        raise ConfigError(f"MODEL.WEIGHTS {error}") from None
+    return checkpoint, report

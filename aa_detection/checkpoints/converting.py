@@ -1,0 +1,53 @@
+"""A checkpoint's weights as another framework has them."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ..config import ConfigError
+from .names import NameClash, to_torchvision
+from .preprocessing import strides_in_1x1
+from .reading import Checkpoint
+
+LAYOUTS = ("detectron2", "torchvision")
+
+
+def convert(checkpoint: Checkpoint, layout: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Weights by another framework's names, and what else its files say.
+
+    Args:
+        layout: of :data:`LAYOUTS`.
+
+    Returns:
+        What :func:`.write_weights` takes. For detectron2 a ResNet's file says who trained it, and
+        that its names are to be looked for in the model, as those of detectron2's zoo do.
+
+    Raises:
+        ConfigError: torchvision has no such network.
+    """
+    weights = checkpoint.weights
+    if layout == "detectron2":
+        about: dict[str, Any] = {}
+        if checkpoint.author:
+            about["__author__"] = checkpoint.author
+        if _is_resnet(weights):
+            about["matching_heuristics"] = True
+        return weights, about
+    if not _is_resnet(weights) and "head.cls_score.weight" not in weights:
+        raise ConfigError(
+            f"{checkpoint.path}: torchvision's names are known for ResNets and RetinaNets; "
+            f"this has {next(iter(weights))}"
+        )
+    if checkpoint.author == "Detectron" and strides_in_1x1(weights):
+        raise ConfigError(
+            f"{checkpoint.path}: trained with the stride in the 1x1 convolution, and torchvision's "
+            "ResNets have it in the 3x3: they would load, and compute something else"
+        )
+    try:
+        return to_torchvision(weights), None
+    except (NameClash, ValueError) as error:
+        raise ConfigError(f"{checkpoint.path}: {error}") from None
+
+
+def _is_resnet(weights: dict[str, Tensor]) -> bool:
+    return "res2.0.conv1.weight" in weights

@@ -1,0 +1,132 @@
+"""A checkpoint into a model of either engine."""
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ConfigError
+from ..models.weights import BOOKKEEPING, LoadReport, fit_weights, load_fitting
+from .names import detectron2_name
+from .reading import Checkpoint
+
+# a ResNet alone, and the parts of a model that are one
+_RESNET = re.compile(r"(?:stem|res[2-5])\.")
+_IN_RESNET = re.compile(r"(?:^|\.)(?:stem|res[2-5])\.")
+_BLOCK = re.compile(r"(?:^|\.)res2\.0\.")
+# torchvision's detectors have a class for each of COCO's category ids, 0 for none; these are not
+# used: what is left are detectron2's 80, in its order
+_COCO_IDS = 91
+_COCO_UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+
+
+def load_checkpoint(
+    model: nn.Module, checkpoint: Checkpoint, *, allow_partial: bool = False
+) -> LoadReport:
+    """Load what fits, in place; see :func:`aa_detection.models.weights.fit_weights`.
+
+    The weights of a ResNet go where the model has one.
+
+    Args:
+        model: a detector or ResNet of detectron2's, or of torchvision's.
+        allow_partial: load less than half of the backbone's parameters.
+
+    Raises:
+        ConfigError: the model is unchanged then. No tensor fits; less than half of the backbone's
+            parameters do, or the blocks are of the other kind (of which half would), and
+            `allow_partial` is not set; numbers that are none (NaN, infinity); integers for weights.
+    """
+    own = model.state_dict()
+    names = {detectron2_name(name): name for name in own}
+    places = {}  # of a ResNet's tensor: the model's name for it
+    for name, model_name in names.items():
+        found = _IN_RESNET.search(name)
+        if found:
+            places[name[found.start() :].lstrip(".")] = model_name
+    weights = {}
+    for name, tensor in checkpoint.weights.items():
+        placed = places.get(name) if _RESNET.match(name) else None
+        weights[names.get(name) or placed or name] = tensor
+    chosen = _choose_coco_classes(checkpoint, own, weights)
+
+    fitting, report = fit_weights(model, weights)
+    report.loaded = [name for name in report.loaded if name not in chosen]
+    report.sliced += [name for name in chosen if name in fitting]
+    report.backbone_share = _backbone_share(own, fitting)
+    _check(checkpoint, own, fitting, report, allow_partial)
+    load_fitting(model, fitting)
+    return report
+
+
+def _choose_coco_classes(
+    checkpoint: Checkpoint, own: dict[str, Tensor], weights: dict[str, Tensor]
+) -> list[str]:
+    """Of torchvision's 91 COCO classes keep detectron2's 80, in place; returns the names."""
+    if checkpoint.layout != "torchvision":
+        return []
+    chosen = []
+    for name in ("head.cls_score.weight", "head.cls_score.bias"):
+        theirs, ours = weights.get(name), own.get(name)
+        if theirs is None or ours is None or len(theirs) % _COCO_IDS:
+            continue
+        anchors = len(theirs) // _COCO_IDS
+        if len(ours) == anchors * (_COCO_IDS - len(_COCO_UNUSED)):
+            used = [i for i in range(_COCO_IDS) if i not in _COCO_UNUSED]
+            weights[name] = theirs.unflatten(0, (anchors, _COCO_IDS))[:, used].flatten(0, 1)
+            chosen.append(name)
+    return chosen
+
+
+def _backbone_share(own: dict[str, Tensor], fitting: dict[str, Tensor]) -> float | None:
+    sizes = {
+        name: tensor.numel()
+        for name, tensor in own.items()
+        if _IN_RESNET.search(detectron2_name(name)) and not name.endswith(BOOKKEEPING)
+    }
+    if not sizes:
+        return None
+    return sum(size for name, size in sizes.items() if name in fitting) / sum(sizes.values())
+
+
+def _has_bottlenecks(names: Iterable[str]) -> bool | None:
+    """Whether a ResNet's blocks have a third convolution; None: there is no ResNet."""
+    blocks = [name for name in map(detectron2_name, names) if _BLOCK.search(name)]
+    return any(".conv3." in name for name in blocks) if blocks else None
+
+
+def _check(
+    checkpoint: Checkpoint,
+    own: dict[str, Tensor],
+    fitting: dict[str, Tensor],
+    report: LoadReport,
+    allow_partial: bool,
+) -> None:
+    path = checkpoint.path
+    for name, tensor in fitting.items():
+        if tensor.is_floating_point() != own[name].is_floating_point():
+            raise ConfigError(f"{path}: expected {own[name].dtype} for {name}, got {tensor.dtype}")
+        if not torch.isfinite(tensor).all():
+            raise ConfigError(f"{path}: {name} holds NaN or infinity; the run it is from diverged")
+    share = report.backbone_share
+    theirs, ours = map(_has_bottlenecks, (checkpoint.weights, own))
+    if None not in (theirs, ours) and theirs != ours and not allow_partial:
+        kinds = {False: "basic blocks (ResNet-18, 34)", True: "bottlenecks (ResNet-50 and deeper)"}
+        raise ConfigError(
+            f"{path}: a ResNet of {kinds[theirs]}, and MODEL.RESNETS.DEPTH makes one of "
+            f"{kinds[ours]}"
+        )
+    if fitting and (allow_partial or share is None or share >= 0.5):
+        return
+    because = ""
+    if report.misfits:
+        name, (theirs, ours) = next(iter(report.misfits.items()))
+        because = f"; {name} is {tuple(theirs)}, the model's {tuple(ours)}"
+    elif report.unused:
+        because = f"; it has {report.unused[0]}, the model {report.fresh[0]}"
+    if not fitting:
+        raise ConfigError(f"{path}: no tensor of it fits the model{because}")
+    raise ConfigError(
+        f"{path}: only {share:.1%} of the backbone's parameters load{because}; "
+        "--allow-partial-weights takes them"
+    )

@@ -1,0 +1,46 @@
+"""Where a checkpoint may lie: local files, https:// and detectron2:// addresses."""
+
+import os
+
+from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager
+
+from ..config import ConfigError
+
+# where detectron2's own handler looks
+_DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
+
+
+class _Detectron2Handler(PathHandler):
+    """detectron2's model zoo, for machines without detectron2."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["detectron2://"]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+        return PATHS.get_local_path(_DETECTRON2 + path.removeprefix("detectron2://"), force)
+
+
+PATHS = PathManager()
+PATHS.register_handler(HTTPURLHandler())
+PATHS.register_handler(_Detectron2Handler())
+
+
+def local_file(path: str, paths: PathManager = PATHS) -> str:
+    """The local file of an address, downloaded to iopath's cache where it is a remote one.
+
+    Args:
+        paths: detectron2's engine has its own, which projects add their handlers to.
+
+    Raises:
+        ConfigError: it cannot be fetched, or is no file.
+    """
+    try:
+        local = paths.get_local_path(path)
+    except Exception as error:  # network errors of a dozen kinds, unknown catalogue entries
+        problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"{path}: cannot be fetched: {problem}") from None
+    if os.path.isdir(local):
+        raise ConfigError(f"{path}: expected a file of weights, got a folder")
+    if not os.path.isfile(local):
+        raise ConfigError(f"{path}: no such file")
+    return local

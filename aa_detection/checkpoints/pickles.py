@@ -1,0 +1,71 @@
+"""Pickles of arrays, read without running what else a pickle may ask for.
+
+A pickle is a program: it names functions and calls them. The files of detectron2's model zoo are
+pickles of numpy arrays in dictionaries, so this reader knows the few callables that those need and
+refuses a file that names any other, before it is looked up.
+"""
+
+import pickle
+from collections import OrderedDict
+from typing import IO, Any
+
+import numpy as np
+
+try:
+    from numpy._core import multiarray, numeric
+except ImportError:  # before numpy 2
+    from numpy.core import multiarray, numeric
+
+
+class _Slotted:
+    """A callable without attributes: a pickle can set an object's, not this one's."""
+
+    __slots__ = ()
+
+
+class _Latin1Bytes(_Slotted):
+    """``_codecs.encode`` for the one encoding that Python 3 writes bytes with at protocol 2."""
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+        return text.encode("latin1")
+
+
+class _FromBuffer(_Slotted):
+    """``_frombuffer``: an array at protocol 5."""
+
+    def __call__(self, *args: Any) -> np.ndarray:
+        return numeric._frombuffer(*args)
+
+
+_ALLOWED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _Latin1Bytes(),
+}
+for _package in ("numpy.core", "numpy._core"):
+    _ALLOWED[f"{_package}.multiarray", "_reconstruct"] = multiarray._reconstruct
+    _ALLOWED[f"{_package}.multiarray", "scalar"] = multiarray.scalar
+    _ALLOWED[f"{_package}.numeric", "_frombuffer"] = _FromBuffer()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, and only arrays, numbers, texts and containers are "
+                "read from a pickle"
+            )
+        return _ALLOWED[module, name]
+
+
+def load_arrays(file: IO[bytes]) -> Any:
+    """What a pickle holds, if that is arrays, numbers, texts and containers of them.
+
+    Raises:
+        pickle.UnpicklingError: it asks for anything else.
+        Exception: whatever a damaged pickle makes the reader raise.
+    """
+    return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote the zoo's

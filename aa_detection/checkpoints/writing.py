@@ -1,0 +1,39 @@
+"""Files of weights, complete or not at all."""
+
+import os
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ..config import ConfigError
+from ..training.files import atomic_write
+
+FORMATS = (".pth", ".safetensors")
+
+
+def write_weights(
+    path: str, weights: dict[str, Tensor], about: dict[str, Any] | None = None
+) -> None:
+    """Write tensors by name as ``.pth`` or ``.safetensors``.
+
+    Args:
+        about: what else the file says; with it a ``.pth`` has the tensors below ``model``, as
+            detectron2's have, and a ``.safetensors`` has it for metadata, as text.
+
+    Raises:
+        ConfigError: another format, or a file that cannot be written.
+    """
+    kind = os.path.splitext(path)[1].lower()
+    if kind not in FORMATS:
+        raise ConfigError(f"{path}: written are {' and '.join(FORMATS)}, got {kind or 'no ending'}")
+    try:
+        with atomic_write(path) as file:
+            if kind == ".pth":
+                torch.save(weights if about is None else {"model": weights, **about}, file)
+            else:
+                separate = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+                file.write(save(separate, {key: str(text) for key, text in (about or {}).items()}))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -89,6 +89,9 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
         if not isinstance(base, str):
             raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
         base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        # no config leads out of the configs: to a key file, a device that never ends, a pipe
+        if not base.endswith((".yaml", ".yml")) or os.path.exists(base) != os.path.isfile(base):
+            raise ConfigError(f"{path}: {BASE_KEY} must be a .yaml file, got {base}")
         yield from _chain(base, (*above, real))
     yield path, tree
 

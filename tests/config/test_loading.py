@@ -1,6 +1,7 @@
 """YAML files and overrides into a config; every mistake is one line that says where."""
 
 import copy
+import os
 
 import pytest
 from fvcore.common.config import CfgNode
@@ -167,6 +168,23 @@ def test_wrong_files_are_refused_in_one_line(cfg, write, text, message):
     found = refusal(merge_yaml, cfg, path)
     assert found.startswith(f"{path}:")
     assert message in found
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["/etc/passwd", "~/.ssh/id_ed25519", "/dev/zero", "device.yaml", "folder.yaml", "pipe.yaml",
+     "https://example.org/evil", "base.yaml.txt"],
+)  # fmt: skip
+def test_bases_outside_the_configs_are_not_opened(cfg, write, tmp_path, base):
+    """A device or a pipe never ends, and a key file is nobody's config."""
+    path = write("top.yaml", f"_BASE_: {base}\n")
+    folder = tmp_path / "my configs"
+    write("base.yaml.txt", "OUTPUT_DIR: x\n")
+    (folder / "device.yaml").symlink_to("/dev/zero")
+    (folder / "folder.yaml").mkdir()
+    os.mkfifo(folder / "pipe.yaml")
+    found = refusal(merge_yaml, cfg, path)
+    assert found.startswith(f"{path}: _BASE_ must be a .yaml file, got ")
 
 
 def test_unknown_key_error_carries_the_key(cfg, write):

@@ -7,6 +7,8 @@ from aa_detection.config import ConfigError
 from aa_detection.config.loading import leaf_keys
 from aa_detection.engines.torchvision import config as embedded
 
+from .conftest import ROOT, TINY
+
 DIFFERENT_DEFAULTS = {
     # a RetinaNet is all this engine has
     "MODEL.META_ARCHITECTURE",
@@ -31,21 +33,55 @@ def test_defaults_are_detectron2s():
         assert value(CfgNode(embedded._DEFAULTS), name) == value(theirs, name), name
 
 
-def test_every_key_of_detectron2_is_honoured_or_refused():
+def test_every_key_of_detectron2_is_known():
     detectron2_config = pytest.importorskip(
         "detectron2.config", reason="detectron2 is not installed"
     )
     honoured = set(leaf_keys(CfgNode(embedded._DEFAULTS)))
-    for name in leaf_keys(detectron2_config.get_cfg()):
-        assert (name in honoured) != name.startswith(embedded._DETECTRON2_ONLY), name
+    theirs_alone = set(leaf_keys(CfgNode(embedded._DETECTRON2_ONLY)))
+    groups = tuple(f"MODEL.{name}." for name in embedded._NOT_OF_A_RETINANET)
+    cfg = detectron2_config.get_cfg()
+    for name in leaf_keys(cfg):
+        assert (name in honoured) + (name in theirs_alone) + name.startswith(groups) == 1, name
+        if name in theirs_alone:
+            assert value(CfgNode(embedded._DETECTRON2_ONLY), name) == value(cfg, name), name
+
+
+@pytest.mark.parametrize("name", ["retinanet_R18", "aa_retinanet_R18"])
+def test_config_of_a_detectron2_run(torchvision_engine, detectron2_engine, run, tmp_path, name):
+    """Its config.yaml names every key; what it says is what this engine's own would."""
+    file = str(ROOT / f"configs/sample/{name}.yaml")
+    overrides = ["SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path)]
+    run(detectron2_engine, tmp_path, "SOLVER.MAX_ITER", "1", config=file)
+    written = tmp_path / "config.yaml"
+    assert "ROI_BOX_HEAD" in written.read_text()
+    cfg = torchvision_engine.load_config(str(written))
+    assert cfg == torchvision_engine.load_config(file, [*TINY, *overrides])
+    assert torchvision_engine.load_config(str(written), ["MODEL.WEIGHTS", "a"]).MODEL.WEIGHTS == "a"
+
+
+def test_every_default_of_detectron2_but_the_network(torchvision_engine, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        CfgNode({**embedded._DETECTRON2_ONLY, "OUTPUT_DIR": "x"}).dump() + "_BASE_: rcnn.yaml\n"
+    )
+    (tmp_path / "rcnn.yaml").write_text(
+        "MODEL: {ROI_HEADS: {NUM_CLASSES: 3, NAME: Res5}, RPN: {NMS_THRESH: 0.5},"
+        " KEYPOINT_ON: True}\nTEST: {AUG: {ENABLED: True}}\n"  # both back at their defaults above
+    )
+    cfg = torchvision_engine.load_config(str(config))
+    expected = CfgNode(embedded._DEFAULTS)
+    assert set(leaf_keys(expected)) <= set(leaf_keys(cfg))
+    assert "ROI_HEADS" not in cfg.MODEL and "AUG" not in cfg.TEST and "GLOBAL" not in cfg
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["MODEL.ROI_HEADS.NUM_CLASSES", "3"], "MODEL.ROI_HEADS.NUM_CLASSES needs detectron2"),
-        (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED needs detectron2"),
-        (["INPUT.CROP.ENABLED", "True"], "INPUT.CROP.ENABLED needs detectron2"),
+        (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED True needs detectron2"),
+        (["INPUT.CROP.ENABLED", "True"], "INPUT.CROP.ENABLED True needs detectron2"),
+        (["MODEL.RESNETS.STEM_OUT_CHANNELS", "32"], "STEM_OUT_CHANNELS 32 needs detectron2"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "honours 'RetinaNet' only"),
         (["MODEL.RESNETS.NORM", "LN"], "MODEL.RESNETS.NORM 'LN'"),
         (["MODEL.RESNETS.DEPTH", "51"], "MODEL.RESNETS.DEPTH 51"),

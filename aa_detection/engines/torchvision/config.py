@@ -7,7 +7,6 @@ from fvcore.common.config import CfgNode
 
 from ...config import (
     ConfigError,
-    UnknownKeyError,
     add_attention_keys,
     add_augmentation_keys,
     attention_spec,
@@ -113,36 +112,64 @@ _DEFAULTS = {
     "SEED": -1,
 }
 
-# what detectron2 has beyond that; a key below one of these gets this engine's refusal and not the
-# one of a typing error
-_DETECTRON2_ONLY = (
-    "CUDNN_BENCHMARK",
-    "DATALOADER.REPEAT_",
-    "DATASETS.PRECOMPUTED_PROPOSAL_",
-    "DATASETS.PROPOSAL_FILES_",
-    "FLOAT32_PRECISION",
-    "GLOBAL",
-    "INPUT.CROP",
-    "INPUT.MASK_FORMAT",
-    "MODEL.ANCHOR_GENERATOR.ANGLES",
-    "MODEL.KEYPOINT_ON",
-    "MODEL.LOAD_PROPOSALS",
-    "MODEL.PANOPTIC_FPN",
-    "MODEL.PROPOSAL_GENERATOR",
-    "MODEL.RESNETS.DEFORM_",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS",
-    "MODEL.ROI_",
-    "MODEL.RPN",
-    "MODEL.SEM_SEG_HEAD",
-    "SOLVER.BIAS_LR_FACTOR",
-    "SOLVER.NUM_DECAYS",
-    "SOLVER.RESCALE_INTERVAL",
-    "SOLVER.WEIGHT_DECAY_BIAS",
-    "TEST.AUG",
-    "TEST.EXPECTED_RESULTS",
-    "TEST.KEYPOINT_OKS_SIGMAS",
-    "TEST.PRECISE_BN",
-    "VIS_PERIOD",
+# what detectron2 has beyond that and this engine has not; its config.yaml names all of it, so what
+# stands at detectron2's default is no reason to refuse
+_DETECTRON2_ONLY = {
+    "MODEL": {
+        "LOAD_PROPOSALS": False,
+        "KEYPOINT_ON": False,
+        "ANCHOR_GENERATOR": {"ANGLES": [[-90, 0, 90]]},
+        "RESNETS": {
+            "STEM_OUT_CHANNELS": 64,
+            "DEFORM_ON_PER_STAGE": [False, False, False, False],
+            "DEFORM_MODULATED": False,
+            "DEFORM_NUM_GROUPS": 1,
+        },
+    },
+    "INPUT": {
+        "CROP": {"ENABLED": False, "TYPE": "relative_range", "SIZE": [0.9, 0.9]},
+        "MASK_FORMAT": "polygon",
+    },
+    "DATASETS": {
+        "PROPOSAL_FILES_TRAIN": (),
+        "PRECOMPUTED_PROPOSAL_TOPK_TRAIN": 2000,
+        "PROPOSAL_FILES_TEST": (),
+        "PRECOMPUTED_PROPOSAL_TOPK_TEST": 1000,
+    },
+    "DATALOADER": {"REPEAT_THRESHOLD": 0.0, "REPEAT_SQRT": True},
+    "SOLVER": {
+        "NUM_DECAYS": 3,
+        "RESCALE_INTERVAL": False,
+        "BIAS_LR_FACTOR": 1.0,
+        "WEIGHT_DECAY_BIAS": None,
+    },
+    "TEST": {
+        "EXPECTED_RESULTS": [],
+        "KEYPOINT_OKS_SIGMAS": [],
+        "AUG": {
+            "ENABLED": False,
+            "MIN_SIZES": (400, 500, 600, 700, 800, 900, 1000, 1100, 1200),
+            "MAX_SIZE": 4000,
+            "FLIP": True,
+        },
+        "PRECISE_BN": {"ENABLED": False, "NUM_ITER": 200},
+    },
+    "CUDNN_BENCHMARK": False,
+    "FLOAT32_PRECISION": "",
+    "VIS_PERIOD": 0,
+    "GLOBAL": {"HACK": 1.0},
+}
+# groups below MODEL that no RetinaNet of detectron2's reads: a file may hold them
+_NOT_OF_A_RETINANET = (
+    "PANOPTIC_FPN",
+    "PROPOSAL_GENERATOR",
+    "ROI_BOX_CASCADE_HEAD",
+    "ROI_BOX_HEAD",
+    "ROI_HEADS",
+    "ROI_KEYPOINT_HEAD",
+    "ROI_MASK_HEAD",
+    "RPN",
+    "SEM_SEG_HEAD",
 )
 
 # keys of which only some values are honoured
@@ -188,22 +215,52 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     cfg = CfgNode(_DEFAULTS)
     add_attention_keys(cfg)
     add_augmentation_keys(cfg)
-    for merge, source in ((merge_yaml, config_file), (merge_overrides, overrides)):
-        try:
-            merge(cfg, source)
-        except UnknownKeyError as error:
-            if error.key.startswith(_DETECTRON2_ONLY):
-                raise ConfigError(
-                    f"{error.source}: {error.key} needs detectron2; the torchvision engine cannot "
-                    "honour it"
-                ) from None
-            raise
+    _add(cfg, CfgNode(_DETECTRON2_ONLY))
+    for name in _NOT_OF_A_RETINANET:
+        cfg.MODEL[name] = CfgNode(new_allowed=True)
+    merge_yaml(cfg, config_file)
+    for key in overrides[::2]:  # whoever sets one now expects something of it
+        if key.startswith(tuple(f"MODEL.{name}." for name in _NOT_OF_A_RETINANET)):
+            raise _needs_detectron2(f"the command line: {key}")
+    merge_overrides(cfg, overrides)
+    for name in _NOT_OF_A_RETINANET:
+        del cfg.MODEL[name]
+    _remove(cfg, CfgNode(_DETECTRON2_ONLY))
     _check_values(cfg)
     attention_spec(cfg)
     check_augmentation(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def _add(cfg: CfgNode, more: CfgNode) -> None:
+    for key, value in more.items():
+        if isinstance(value, CfgNode) and key in cfg:
+            _add(cfg[key], value)
+        else:
+            cfg[key] = value
+
+
+def _remove(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
+    """Take out what only detectron2 has.
+
+    Raises:
+        ConfigError: a value of it that is not detectron2's default.
+    """
+    for key, default in defaults.items():
+        if isinstance(default, CfgNode):
+            _remove(cfg[key], default, f"{prefix}{key}.")
+            if not cfg[key]:
+                del cfg[key]
+        elif cfg[key] != default:
+            raise _needs_detectron2(f"{prefix}{key} {cfg[key]!r}")
+        else:
+            del cfg[key]
+
+
+def _needs_detectron2(what: str) -> ConfigError:
+    return ConfigError(f"{what} needs detectron2; the torchvision engine cannot honour it")
 
 
 def _check_values(cfg: CfgNode) -> None:

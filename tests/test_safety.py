@@ -1,5 +1,6 @@
 """Nothing that a user downloads can touch a file: through the tools' own entry points."""
 
+import ast
 import importlib.util
 import os
 import pickle
@@ -171,3 +172,28 @@ def test_they_would_touch_one(tmp_path):
         torch.load(evil_pth(tmp_path), weights_only=False)
     with pytest.raises(FileExistsError):
         pickle.loads(evil_pkl(tmp_path).read_bytes())
+
+
+def calls(file):
+    """``(line, dotted name, keywords)`` of every call in a Python file."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield node.lineno, ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
+
+
+SOURCES = [*sorted((ROOT / "aa_detection").rglob("*.py")), *sorted((ROOT / "tools").glob("*.py"))]
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_reader_that_runs_what_it_reads(file):
+    for line, name, keywords in calls(file):
+        where = f"{file}:{line}: {name}"
+        assert name not in ("eval", "exec", "compile", "__import__"), where
+        assert name not in ("pickle.load", "pickle.loads", "yaml.load", "yaml.unsafe_load"), where
+        assert name not in ("torch.jit.load", "joblib.load", "os.system"), where
+        if name == "torch.load":
+            value = keywords.get("weights_only")
+            assert isinstance(value, ast.Constant) and value.value is True, where
+        if name in ("np.load", "numpy.load"):
+            value = keywords.get("allow_pickle")
+            assert value is None or value.value is False, where

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,14 +66,12 @@ def read_checkpoint(
         ConfigError: there is no such file, it is damaged, or not by-name tensors; one line, which
             begins with `path`.
     """
-    kind = os.path.splitext(path.partition("?")[0])[1].lower()
-    if kind == ".pkl" and not allow_pickle:
-        raise ConfigError(
-            f"{path}: a pickle, which could run code when it is read; --allow-pickle accepts it "
-            "and reads arrays only"
-        )
     address = path.partition("?")[0] if "://" in path else path
+    _check_allowed(path, _kind(address), allow_pickle)  # before anything is fetched
     file = local_file(address, paths)
+    # detectron2's catalog:// has names without an ending
+    kind = _kind(address) if _kind(address) in _READERS else _kind(file)
+    _check_allowed(path, kind, allow_pickle)
     try:
         if os.path.getsize(file) == 0:
             raise ConfigError(f"{path}: the file is empty")
@@ -86,8 +85,22 @@ def read_checkpoint(
     return _checkpoint(path, content)
 
 
+def _kind(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _check_allowed(path: str, kind: str, allow_pickle: bool) -> None:
+    if kind == ".pkl" and not allow_pickle:
+        raise ConfigError(
+            f"{path}: a pickle, which could run code when it is read; --allow-pickle accepts it "
+            "and reads arrays only"
+        )
+
+
 def _read_torch(file: str) -> Any:
-    return torch.load(file, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about files that are refused in a line below
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(file: str) -> dict[str, Any]:
@@ -118,7 +131,7 @@ def _unreadable(kind: str, error: Exception) -> str:
 
 def _checkpoint(path: str, content: Any) -> Checkpoint:
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected tensors by name, got {_kind(content)}")
+        raise ConfigError(f"{path}: expected tensors by name, got {_type(content)}")
     key = next((k for k in _WEIGHTS_KEYS if isinstance(content.get(k), dict)), None)
     weights = content if key is None else content[key]
     rest = {} if key is None else {k: v for k, v in content.items() if k != key}
@@ -152,14 +165,14 @@ def _tensors(path: str, weights: dict[Any, Any]) -> dict[str, Tensor]:
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             value = torch.from_numpy(np.array(value))
         if not isinstance(value, Tensor) or value.is_sparse or value.is_quantized:
-            raise ConfigError(f"{path}: expected a dense tensor for {name}, got {_kind(value)}")
+            raise ConfigError(f"{path}: expected a dense tensor for {name}, got {_type(value)}")
         if value.is_complex():
             raise ConfigError(f"{path}: expected real numbers for {name}, got {value.dtype}")
         tensors[name] = value
     return tensors
 
 
-def _kind(value: Any) -> str:
+def _type(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}"
     return type(value).__name__

@@ -280,6 +280,25 @@ def test_addresses_are_downloaded_once(tmp_path, monkeypatch):
     assert len(asked) == 2
 
 
+def test_catalogue_entries_without_an_ending(tmp_path):
+    """As detectron2's ``catalog://ImageNetPretrained/FAIR/R-50-GN``."""
+    from iopath.common.file_io import PathHandler, PathManager
+
+    class Catalog(PathHandler):
+        def _get_supported_prefixes(self):
+            return ["catalog://"]
+
+        def _get_local_path(self, path, **how):
+            return str(tmp_path / "R-50-GN.pkl")
+
+    (tmp_path / "R-50-GN.pkl").write_bytes(pickle.dumps({"conv1_w": np.ones(2)}))
+    paths = PathManager()
+    paths.register_handler(Catalog())
+    with pytest.raises(ConfigError, match="^catalog://FAIR/R-50-GN: a pickle"):
+        read_checkpoint("catalog://FAIR/R-50-GN", paths=paths)
+    read_checkpoint("catalog://FAIR/R-50-GN", paths=paths, allow_pickle=True)
+
+
 def test_an_address_that_cannot_be_fetched(tmp_path, monkeypatch):
     from iopath.common import file_io
 

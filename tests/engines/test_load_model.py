@@ -26,3 +26,27 @@ def test_weights_named_or_the_runs_own(engine, run, tiny_config, tmp_path):
 def test_no_weights(engine, tiny_config, tmp_path):
     with pytest.raises(ConfigError, match="^MODEL.WEIGHTS is empty, and there is no .*final.pth"):
         engine.load_model(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))
+
+
+def test_a_training_checkpoint(torchvision_engine, run, tiny_config, tmp_path):
+    """Lightning's, with an optimizer and a loop's state beside the weights."""
+    run(torchvision_engine, tmp_path, "SOLVER.MAX_ITER", "2", "SOLVER.CHECKPOINT_PERIOD", "2")
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    states = [
+        torchvision_engine.load_model(
+            tiny_config(torchvision_engine, "MODEL.WEIGHTS", str(path))
+        ).state_dict()
+        for path in (checkpoint, tmp_path / "model_final.pth")
+    ]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]) or name.endswith("loss_normalizer"), name
+
+
+def test_weights_of_another_network(engine, run, tiny_config, tmp_path):
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
+    weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    half = {name: tensor for name, tensor in weights.items() if ".res5." not in name}
+    torch.save(half, tmp_path / "half.pth")
+    cfg = tiny_config(engine, "MODEL.WEIGHTS", str(tmp_path / "half.pth"))
+    with pytest.raises(ConfigError, match="half.pth: only 2.*% of the backbone's parameters load"):
+        engine.load_model(cfg)

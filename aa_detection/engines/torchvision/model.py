@@ -14,12 +14,14 @@ import torchvision
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
-from torchvision.models.detection._utils import BoxCoder, Matcher
+from torchvision.models.detection._utils import BoxCoder, Matcher, _topk_min
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import (
     FrozenBatchNorm2d,
+    batched_nms,
+    clip_boxes_to_image,
     complete_box_iou_loss,
     distance_box_iou_loss,
     generalized_box_iou_loss,
@@ -57,7 +59,7 @@ def build_model(cfg: CfgNode) -> RetinaNet:
         ratios * len(_STRIDES) if len(ratios) == 1 else ratios,
         cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
     )
-    model = RetinaNet(
+    model = EmbeddedRetinaNet(
         backbone,
         retinanet.NUM_CLASSES,
         head=Head(cfg, backbone.out_channels, anchors.num_anchors_per_location()[0]),
@@ -75,6 +77,52 @@ def build_model(cfg: CfgNode) -> RetinaNet:
     model.box_coder = BoxCoder(tuple(retinanet.BBOX_REG_WEIGHTS))
     model.transform = Normalize(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     return model
+
+
+class EmbeddedRetinaNet(RetinaNet):
+    """torchvision's RetinaNet, its detections suppressed before they are clipped to the image.
+
+    That is detectron2's order. torchvision clips first, and what sticks out of the image then
+    overlaps otherwise: other boxes are suppressed at its border.
+    """
+
+    def postprocess_detections(
+        self,
+        head_outputs: dict[str, list[Tensor]],
+        anchors: list[list[Tensor]],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Boxes, scores and labels of each image; outputs are by level, anchors by image too."""
+        detections = []
+        for i, image_shape in enumerate(image_shapes):
+            levels = [
+                self._candidates(logits[i], deltas[i], level)
+                for logits, deltas, level in zip(
+                    head_outputs["cls_logits"], head_outputs["bbox_regression"], anchors[i]
+                )
+            ]
+            boxes, scores, labels = map(torch.cat, zip(*levels))
+            keep = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+            detections.append(
+                {
+                    "boxes": clip_boxes_to_image(boxes[keep], image_shape),
+                    "scores": scores[keep],
+                    "labels": labels[keep],
+                }
+            )
+        return detections
+
+    def _candidates(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of a level: from ``(anchors, classes)`` and twice ``(anchors, 4)``."""
+        scores = logits.sigmoid().flatten()
+        index = (scores > self.score_thresh).nonzero().squeeze(1)
+        best, order = scores[index].topk(_topk_min(index, self.topk_candidates, 0))
+        index = index[order]
+        anchor = index.div(logits.shape[1], rounding_mode="floor")
+        boxes = self.box_coder.decode_single(deltas[anchor], anchors[anchor])
+        return boxes, best, index % logits.shape[1]
 
 
 class Normalize(GeneralizedRCNNTransform):

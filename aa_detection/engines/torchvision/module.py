@@ -155,7 +155,9 @@ class DetectionModule(LightningModule):
         categories = sorted(self._cocos[dataloader_idx].getCatIds())
         self.guard.stop.check()
         images, targets = batch
-        for image, target, output in zip(images, targets, self.model(images)):
+        with torch.autocast(self.device.type, enabled=False):  # as detectron2 evaluates
+            outputs = self.model(images)
+        for image, target, output in zip(images, targets, outputs):
             found = in_picture(output, image.shape[1:], target["size"].tolist())
             self._detections[dataloader_idx] += found.to_coco(int(target["image_id"]), categories)
 

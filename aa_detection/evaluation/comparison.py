@@ -6,9 +6,7 @@ what a seed changes is estimated from the runs of an arm. With one run an arm it
 interval tells about these two detectors, not about the two methods.
 """
 
-import contextlib
 import hashlib
-import io
 import json
 import logging
 import math
@@ -27,12 +25,11 @@ from .matching import IOU_THRESHOLDS, RECALL_THRESHOLDS, Matches, match
 from .published import Published
 from .resampling import (
     SUMMARIES,
-    average_precision,
     draw_resamples,
     precision_at_recall,
-    summarize,
+    resampled_metrics,
 )
-from .results import Detections, Results, read_results
+from .results import Detections, Results, index_annotations, read_results
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +188,6 @@ def compare(
     arms = [[read_results(coco, run) for run in runs] for runs in (a, b)]
     _refuse_repeated([*a, *b], [*arms[0], *arms[1]])
     weights = draw_resamples(len(coco.imgs), resamples, np.random.default_rng(seed))
-    weights = np.concatenate([np.ones_like(weights[:1]), weights])  # first, the images as they are
 
     values, curves = [], []  # by arm: (runs, 1 + resamples, 6 + classes); (runs, 2, 101)
     for name, arm in zip(names, arms):
@@ -199,8 +195,7 @@ def compare(
         for number, results in enumerate(arm, 1):
             logger.info("%s, run %d of %d: matching and resampling", name, number, len(arm))
             matches = match(coco, results)
-            metrics = summarize(average_precision(matches, weights))
-            arm_values.append(np.concatenate(metrics, axis=1))
+            arm_values.append(resampled_metrics(matches, weights))
             arm_curves.append([mean_precision(matches, iou) for iou in _CURVES_AT])
         values.append(np.stack(arm_values))
         curves.append(np.mean(arm_curves, axis=0))
@@ -256,10 +251,7 @@ def load_annotations(annotations: str | os.PathLike | COCO) -> COCO:
     """
     if isinstance(annotations, COCO):
         return annotations
-    coco = COCO()
-    coco.dataset = read_coco_annotations(Path(annotations))
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
+    coco = index_annotations(read_coco_annotations(Path(annotations)))
     if not coco.imgs:
         raise DatasetError(f"{annotations}: no images to compare on")
     return coco

@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .results import Results
+from .results import Results, index_annotations
 
 AREAS = ("all", "small", "medium", "large")  # COCO's, in its order
 IOU_THRESHOLDS = COCOeval(iouType="bbox").params.iouThrs  # T = 10: 0.5 to 0.95
@@ -79,11 +79,7 @@ def _detections_beside_objects(coco: COCO, results: Results) -> COCO:
                     "iscrowd": 0,
                 }
             )
-    found = COCO()
-    found.dataset = {**coco.dataset, "annotations": detections}
-    with contextlib.redirect_stdout(io.StringIO()):
-        found.createIndex()
-    return found
+    return index_annotations({**coco.dataset, "annotations": detections})
 
 
 def _match_class(

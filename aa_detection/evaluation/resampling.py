@@ -26,6 +26,15 @@ def draw_resamples(num_images: int, resamples: int, rng: np.random.Generator) ->
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
 
 
+def resampled_metrics(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """The metrics of :data:`SUMMARIES` and AP by class: (1 + R, 6 + classes), in percent.
+
+    The first row is of the images as they are, the others of the R resamples in `weights`.
+    """
+    weights = np.concatenate([np.ones_like(weights[:1]), weights])
+    return np.concatenate(summarize(average_precision(matches, weights)), axis=1)
+
+
 def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
     """COCO's average precision, in percent, by class, range of areas and IoU threshold.
 

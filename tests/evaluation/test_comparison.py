@@ -7,7 +7,7 @@ import pytest
 from aa_detection.data import DatasetError
 from aa_detection.evaluation import PUBLISHED, compare, precision_recall
 from aa_detection.evaluation.intervals import interval
-from aa_detection.evaluation.results import read_results
+from aa_detection.evaluation.results import index_annotations, read_results
 from aa_detection.evaluation.simulation import simulate_annotations, simulate_detections
 
 
@@ -218,16 +218,16 @@ GOOD = {"image_id": 1, "category_id": 1, "bbox": [1, 2.5, 3, 4], "score": 0.5}
     ],
     ids=lambda value: str(value)[:40] if not isinstance(value, list) else None,
 )
-def test_detections_that_are_none(content, to_coco, detections, parts, tmp_path):
+def test_detections_that_are_none(content, detections, parts, tmp_path):
     path = tmp_path / "my results.json"
     path.write_text(json.dumps(detections))
     with pytest.raises(DatasetError) as error:
-        read_results(to_coco(content), path)
+        read_results(index_annotations(content), path)
     assert all(part in str(error.value) for part in ["my results.json", *parts]), error.value
     assert "\n" not in str(error.value)
 
 
-def test_good_detections_are_read(content, to_coco):
-    results = read_results(to_coco(content), [GOOD, {**GOOD, "image_id": 3, "score": 1}])
+def test_good_detections_are_read(content):
+    results = read_results(index_annotations(content), [GOOD, {**GOOD, "image_id": 3, "score": 1}])
     assert results.images.tolist() == [0, 2] and results.classes.tolist() == [0, 0]
     assert results.boxes[0].tolist() == [1, 2.5, 3, 4] and results.scores.tolist() == [0.5, 1]

@@ -14,7 +14,7 @@ from aa_detection.evaluation import coco_ap
 from aa_detection.evaluation.comparison import mean_precision
 from aa_detection.evaluation.matching import match
 from aa_detection.evaluation.resampling import average_precision, draw_resamples, summarize
-from aa_detection.evaluation.results import read_results
+from aa_detection.evaluation.results import index_annotations, read_results
 from aa_detection.evaluation.simulation import simulate_annotations, simulate_detections
 
 
@@ -84,15 +84,15 @@ def ours(coco, detections, weights=None):
     ties=st.booleans(),
     spread=st.sampled_from([0.5, 4.0]),
 )
-def test_the_whole_set_is_pycocotools(to_coco, seed, **shape):
+def test_the_whole_set_is_pycocotools(seed, **shape):
     content, detections = random_case(seed, **shape)
-    coco = to_coco(content)
+    coco = index_annotations(content)
     expected = list(coco_ap(coco, copy.deepcopy(detections)).values())
     np.testing.assert_allclose(ours(coco, detections)[0], expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("rank", "found"), [(99, True), (100, False)])
-def test_a_hundred_detections_of_a_class_count(to_coco, rank, found):
+def test_a_hundred_detections_of_a_class_count(rank, found):
     seeds = {"images": 3, "classes": 1, "per_image": 260, "crowds": 0.1, "ties": True, "spread": 3}
     content, detections = random_case(6, **seeds)
     detections = [d for d in detections if d["image_id"] != 100]
@@ -102,20 +102,20 @@ def test_a_hundred_detections_of_a_class_count(to_coco, rank, found):
     detection = {"image_id": 100, "category_id": 1, "bbox": [80.0, 80, 9, 9]}
     detections += [{**detection, "score": 2 - 0.001 * place} for place in range(150)]
     detections[-150 + rank]["bbox"] = truth["bbox"]
-    coco = to_coco(content)
+    coco = index_annotations(content)
     expected = list(coco_ap(coco, copy.deepcopy(detections)).values())
     np.testing.assert_allclose(ours(coco, detections)[0], expected, rtol=0, atol=1e-9)
-    alone = to_coco({**content, "images": content["images"][:1],
+    alone = index_annotations({**content, "images": content["images"][:1],
                      "annotations": content["annotations"][-1:]})  # fmt: skip
     assert (ours(alone, detections[-150:])[0, 0] > 0) == found
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_resample_is_pycocotools_on_copies_of_the_images(to_coco, seed):
+def test_a_resample_is_pycocotools_on_copies_of_the_images(seed):
     # without ties, whose order among copies of one image means nothing
     shape = {"images": 6, "classes": 3, "per_image": 12, "crowds": 0.1, "ties": False, "spread": 3}
     content, detections = random_case(seed, **shape)
-    coco = to_coco(content)
+    coco = index_annotations(content)
     weights = draw_resamples(6, 5, np.random.default_rng(seed))
     assert (weights.sum(axis=1) == 6).all() and (weights == 0).any()
     drawn = ours(coco, detections, weights)
@@ -131,25 +131,25 @@ def test_a_resample_is_pycocotools_on_copies_of_the_images(to_coco, seed):
                 copied_detections += [
                     {**d, "image_id": new_id} for d in detections if d["image_id"] == image_id
                 ]
-        expected = list(coco_ap(to_coco(copies), copied_detections).values())
+        expected = list(coco_ap(index_annotations(copies), copied_detections).values())
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-9)
 
 
-def test_a_larger_set(to_coco):
+def test_a_larger_set():
     content = simulate_annotations(60, 12, seed=3)
     detections = simulate_detections(content, seed=4)
-    coco = to_coco(content)
+    coco = index_annotations(content)
     expected = list(coco_ap(coco, copy.deepcopy(detections)).values())
     found = ours(coco, detections)[0]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
     assert (found > 5).all() and (found < 95).all()
 
 
-def test_blocks_do_not_show(to_coco, monkeypatch):
+def test_blocks_do_not_show(monkeypatch):
     content, detections = random_case(
         2, images=8, classes=2, per_image=20, crowds=0.1, ties=True, spread=3
     )
-    coco = to_coco(content)
+    coco = index_annotations(content)
     weights = draw_resamples(8, 30, np.random.default_rng(0))
     whole = ours(coco, detections, weights)
     monkeypatch.setattr("aa_detection.evaluation.resampling._BLOCK", 100)
@@ -157,10 +157,10 @@ def test_blocks_do_not_show(to_coco, monkeypatch):
 
 
 @pytest.mark.parametrize("iou", [0.5, 0.75, 0.95])
-def test_precision_is_pycocotools(to_coco, iou):
+def test_precision_is_pycocotools(iou):
     content = simulate_annotations(40, 4, seed=1)
     detections = simulate_detections(content, seed=2, per_image=30)
-    coco = to_coco(content)
+    coco = index_annotations(content)
     precision = mean_precision(match(coco, read_results(coco, detections)), iou)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(coco, coco.loadRes(detections), "bbox")

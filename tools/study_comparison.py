@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Does the comparison keep its promises? Its intervals, power and time on simulated detectors.
 
-    study_comparison.py images      equal detectors, one run of each: how often is none shown better?
-    study_comparison.py training    the same with noise of training, by the number of runs
-    study_comparison.py power       a difference of one AP on 5,000 images: how often is it shown?
-    study_comparison.py speed       5,000 images, 80 classes, 100 detections an image
+    study_comparison.py images     equal detectors, one run of each: how often is none shown better?
+    study_comparison.py training   the same with noise of training, by the number of runs
+    study_comparison.py power      a difference of one AP on 5,000 images: how often is it shown?
+    study_comparison.py speed      5,000 images, 80 classes, 100 detections an image
 
 Each adds its rows to ``study.json`` and ``study.txt`` in ``--output``. Shares come with their own
 95 % intervals (Clopper and Pearson), from the number of simulations.

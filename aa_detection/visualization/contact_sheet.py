@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
@@ -63,6 +64,45 @@ def write_contact_sheet(
         raise ValueError(
             f"max_images and columns must be at least 1, got {max_images} and {columns}"
         )
+    pairs = draw_pairs(
+        annotation_file,
+        image_root,
+        detections,
+        class_names=class_names,
+        score_threshold=score_threshold,
+        max_images=max_images,
+    )
+    columns = min(columns, len(pairs))
+    rows = -(-len(pairs) // columns)
+    step_x, step_y = _PAIR[0] + 2 * _GAP, _PAIR[1] + 2 * _GAP
+    sheet = Image.new("RGB", (columns * step_x, rows * step_y), _PAPER)
+    for place, pair in enumerate(pairs):
+        row, column = divmod(place, columns)
+        sheet.paste(pair.picture, (column * step_x + _GAP, row * step_y + _GAP))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, format="PNG", optimize=True)
+    return path
+
+
+class Pair(NamedTuple):
+    """An image with its ground truth and, right of it, its detections, in one picture."""
+
+    image_id: int
+    image_file: Path
+    picture: Image.Image
+
+
+def draw_pairs(
+    annotation_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    detections: Sequence[Mapping] | str | os.PathLike,
+    *,
+    class_names: Mapping[int, str] | None = None,
+    score_threshold: float = 0.5,
+    max_images: int = 12,
+) -> list[Pair]:
+    """The pairs of :func:`write_contact_sheet`, which has the arguments, in order of image ids."""
     dataset = _read_json(annotation_file)
     if not dataset["images"]:
         raise DatasetError(f"{annotation_file} has no images to show")
@@ -70,7 +110,7 @@ def write_contact_sheet(
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     names.update(class_names or {})
     truths = defaultdict(list)
-    for annotation in dataset["annotations"]:
+    for annotation in dataset.get("annotations", ()):  # a test set has none
         truths[annotation["image_id"]].append(annotation)
     found = defaultdict(list)
     for detection in _read_detections(detections):
@@ -83,25 +123,17 @@ def write_contact_sheet(
         if detection["score"] >= score_threshold:
             found[detection["image_id"]].append(detection)
 
-    ids = _choose_images(sorted(images), truths, max_images)
-    columns = min(columns, len(ids))
-    rows = -(-len(ids) // columns)
-    step_x, step_y = _PAIR[0] + 2 * _GAP, _PAIR[1] + 2 * _GAP
-    sheet = Image.new("RGB", (columns * step_x, rows * step_y), _PAPER)
-    for place, image_id in enumerate(ids):
-        picture = _open_image(Path(image_root) / images[image_id]["file_name"])
+    pairs = []
+    for image_id in _choose_images(sorted(images), truths, max_images):
+        file = Path(image_root) / images[image_id]["file_name"]
         truth, predicted = truths[image_id], found[image_id]
         titles = (
             f"image {image_id} · ground truth: {len(truth)}",
             f"predictions: {len(predicted)} (score at least {score_threshold:g})",
         )
-        pair = draw_pair(picture, truth, predicted, names, titles)
-        row, column = divmod(place, columns)
-        sheet.paste(pair, (column * step_x + _GAP, row * step_y + _GAP))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG", optimize=True)
-    return path
+        picture = draw_pair(_open_image(file), truth, predicted, names, titles)
+        pairs.append(Pair(image_id, file, picture))
+    return pairs
 
 
 def _choose_images(ids: list[int], truths: Mapping[int, list], count: int) -> list[int]:

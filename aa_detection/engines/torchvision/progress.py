@@ -1,0 +1,160 @@
+"""What a training run says while it goes on: the log's lines, ``metrics.json``, TensorBoard."""
+
+import datetime
+import json
+import logging
+import math
+import os
+import resource
+import statistics
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import torch
+from fvcore.common.history_buffer import HistoryBuffer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, distributed
+
+from ...data import CocoDataset
+from ...visualization.samples import sample_pictures
+
+PERIOD = 20  # iterations between two lines, and what the numbers in them are medians or means of
+_EVALUATION_PERIOD = 5.0  # seconds between two lines
+_log = logging.getLogger(__name__)
+
+
+class Progress(Callback):
+    """A line in the log every 20 iterations, and every few seconds of an evaluation.
+
+    The first is in the form of detectron2's ``CommonMetricPrinter``; the same numbers, by the same
+    names, go to the trainer's loggers. Losses are medians over the period and means over the
+    processes; times and memory are the first process's.
+    """
+
+    def __init__(self, max_iter: int) -> None:
+        self.max_iter = max_iter
+        self.losses: deque[list[float]] = deque(maxlen=PERIOD)
+        self.times = HistoryBuffer()
+        self.data_times = HistoryBuffer()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.mark = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.validation_start = self.said = time.perf_counter()
+        self.images = 0
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.images += 1
+        now = time.perf_counter()
+        if now - self.said < _EVALUATION_PERIOD:
+            return
+        self.said = now
+        seconds = (now - self.validation_start) / self.images
+        left = sum(trainer.num_val_batches) - self.images
+        _log.info(
+            "evaluated %d of %d images  %.4f s / image  eta: %s",
+            self.images,
+            self.images + left,
+            seconds,
+            datetime.timedelta(seconds=int(seconds * left)),
+        )
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.mark = time.perf_counter()
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
+        self.data_time = time.perf_counter() - self.mark
+        self.lr = trainer.optimizers[0].param_groups[0][
+            "lr"
+        ]  # the schedule's next comes with the end
+
+    def on_train_batch_end(self, trainer, module, outputs: dict[str, Tensor], *args: Any) -> None:
+        iteration = trainer.global_step - 1
+        names = ["total_loss", *(name for name in outputs if name != "loss")]
+        losses = torch.stack([outputs["loss"], *(outputs[name] for name in names[1:])])
+        if distributed.is_initialized():
+            distributed.all_reduce(losses)
+            losses /= distributed.get_world_size()
+        self.losses.append(losses.tolist())
+        now = time.perf_counter()
+        self.times.update(now - self.mark)
+        self.data_times.update(self.data_time)
+        self.mark = now
+        due = (iteration + 1) % PERIOD == 0 or iteration == self.max_iter - 1
+        if due and trainer.is_global_zero:
+            medians = [statistics.median(values) for values in zip(*self.losses)]
+            self._write(trainer, iteration, dict(zip(names, medians)))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": list(self.losses)}  # a resumed run's medians are the uninterrupted one's
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.losses.extend(state_dict["losses"])
+
+    def _write(self, trainer: Trainer, iteration: int, losses: dict[str, float]) -> None:
+        metrics = {
+            **losses,
+            "time": self.times.median(PERIOD),
+            "data_time": self.data_times.avg(PERIOD),
+            "eta_seconds": self.times.median(1000) * (self.max_iter - 1 - iteration),
+            "lr": self.lr,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=iteration)
+        texts = [
+            f"eta: {datetime.timedelta(seconds=int(metrics['eta_seconds']))}",
+            f"iter: {iteration}/{self.max_iter}",
+            *(f"{name}: {value:.4g}" for name, value in losses.items()),
+            f"time: {self.times.global_avg():.4f}",
+            f"last_time: {self.times.latest():.4f}",
+            f"data_time: {metrics['data_time']:.4f}",
+            f"last_data_time: {self.data_times.latest():.4f}",
+            f"lr: {metrics['lr']:.5g}",
+            f"max_mem: {max_memory() / 2**20:.0f}M",
+        ]
+        _log.info(" %s", "  ".join(texts))
+
+
+def show_samples(
+    loggers: list[Logger], dataset: CocoDataset, detections: list[dict[str, Any]], step: int
+) -> None:
+    """Put :func:`.samples.sample_pictures` on TensorBoard, where there is one."""
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for name, picture in sample_pictures(dataset, detections):
+                logger.experiment.add_image(name, picture, step, dataformats="HWC")
+
+
+def max_memory() -> int:
+    """Most bytes held so far: allocated on the GPU, or resident where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class MetricsFile(Logger):
+    """``metrics.json`` as detectron2 writes it, an object a line."""
+
+    name = "metrics"
+    version = ""
+
+    def __init__(self, output_dir: str) -> None:
+        super().__init__()
+        self.path = os.path.join(output_dir, "metrics.json")
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in ``config.yaml``."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        # NaN is no JSON
+        clean = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"iteration": step, **clean}) + "\n")

@@ -7,6 +7,7 @@ import sys
 from aa_detection.config import ConfigError
 from aa_detection.data import DatasetError, register_coco_dataset
 from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines.processes import report
 from aa_detection.training.failures import RunError
 from aa_detection.training.interrupt import Interrupted
 
@@ -92,13 +93,13 @@ def main(argv: list[str] | None = None) -> int:
             open_images=not args.skip_images,
         )
     except (ConfigError, DatasetError) as error:
-        print(f"train_net.py: {error}", file=sys.stderr)
+        report(f"train_net.py: {error}")
         return 2
     except RunError as error:
-        print(f"train_net.py: {error}", file=sys.stderr)
+        report(f"train_net.py: {error}")
         return 1
     except Interrupted as end:
-        print(f"train_net.py: {end}", file=sys.stderr)
+        report(f"train_net.py: {end}")
         return 128 + end.signum
     except KeyboardInterrupt:
         print("train_net.py: interrupted before the run began", file=sys.stderr)

@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import threading
+import time
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONCE = 1.0  # seconds
 
 
 class Interrupted(BaseException):
@@ -19,6 +21,10 @@ class Interrupted(BaseException):
         left = f"; --resume goes on from {checkpoint}" if checkpoint else ""
         super().__init__(f"interrupted by {name}{left}")
         self.signum = signum
+        self.checkpoint = checkpoint
+
+    def __reduce__(self):
+        return type(self), (self.signum, self.checkpoint)  # from one process to another
 
 
 class StopSignals:
@@ -29,6 +35,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_at = 0.0
         self._pid = os.getpid()
         self._before: dict[int, object] = {}
 
@@ -61,9 +68,15 @@ class StopSignals:
     def _handle(self, signum: int, frame) -> None:
         if os.getpid() != self._pid:
             return  # a process forked from here, which its parent will end
+        now = time.monotonic()
         if self.received is not None:
-            os._exit(128 + signum)
-        self.received = signum
+            # a terminal signals every process, and so does who started this one: that is once
+            if now - self._received_at > _ONCE:
+                os._exit(128 + signum)
+            return
+        self.received, self._received_at = signum, now
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first process says it
         name = signal.Signals(signum).name
         # no print(): a signal may arrive while one is writing
         os.write(

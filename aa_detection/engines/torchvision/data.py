@@ -183,10 +183,15 @@ def train_loader(
 
 
 def test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int) -> DataLoader:
-    """Every image once, one a batch; each process its share."""
+    """Every image once, one a batch; each process its share.
+
+    Where there are fewer images than processes, those without one get the first: Lightning would
+    leave a process without images out of the evaluation, and the others would wait for it.
+    """
     images = DetectionDataset(cfg, [dataset], train=False)
+    share = range(rank, len(images), world_size) or range(min(1, len(images)))
     return DataLoader(
-        Subset(images, range(rank, len(images), world_size)),
+        Subset(images, share),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate,
         worker_init_fn=leave_to_parent,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from fvcore.common.config import CfgNode
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher, _topk_min
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -187,7 +187,8 @@ class Head(nn.Module):
         self.gamma = retinanet.FOCAL_LOSS_GAMMA
         self.beta = retinanet.SMOOTH_L1_LOSS_BETA
         self.iou_loss = _IOU_LOSSES.get(retinanet.BBOX_REG_LOSS_TYPE)
-        # moving average of the number of foreground anchors; a buffer, so that it is resumed
+        # moving average of the foreground anchors of a whole batch, all processes' shares of it; a
+        # buffer, so that it is resumed
         self.register_buffer("loss_normalizer", torch.tensor(100.0))
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
@@ -206,7 +207,12 @@ class Head(nn.Module):
         anchors: list[Tensor],
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Sums over the batch's anchors, divided by a moving average of its foreground anchors."""
+        """Sums over the batch's anchors, divided by a moving average of its foreground anchors.
+
+        With several processes each has its share of the batch, and the mean of their losses is the
+        batch's: training does not depend on the number of processes. (detectron2 averages in every
+        process by itself, which comes to the same after the average's first dozens of iterations.)
+        """
         logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         matched = torch.stack(matched_idxs)  # (N, A)
         foreground, considered = matched >= 0, matched != Matcher.BETWEEN_THRESHOLDS
@@ -234,12 +240,16 @@ class Head(nn.Module):
             predicted = self.box_coder.decode_single(deltas[foreground], foreground_anchors)
             loss_box_reg = self.iou_loss(predicted, boxes, reduction="sum")
 
+        processes = 1
         if self.training:
-            count = foreground.sum().clamp(min=1)
-            self.loss_normalizer.mul_(0.9).add_(0.1 * count)
+            count = foreground.sum()
+            if distributed.is_initialized():
+                processes = distributed.get_world_size()
+                distributed.all_reduce(count)
+            self.loss_normalizer.mul_(0.9).add_(0.1 * count.clamp(min=1))
         return {
-            "loss_cls": loss_cls / self.loss_normalizer,
-            "loss_box_reg": loss_box_reg / self.loss_normalizer,
+            "loss_cls": processes * loss_cls / self.loss_normalizer,
+            "loss_box_reg": processes * loss_box_reg / self.loss_normalizer,
         }
 
 

@@ -17,7 +17,8 @@ from fvcore.common.param_scheduler import (
     ParamScheduler,
 )
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from tabulate import tabulate
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
 from ...data import CocoDataset, open_coco
@@ -27,7 +28,9 @@ from ...training.files import atomic_write
 from ...training.guard import StepGuard
 from .data import in_picture, test_loader, train_loader
 from .model import build_model
+from .progress import show_samples
 
+Results = dict[int, list[dict[str, Any]]]  # image id: COCO's list of results
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _log = logging.getLogger(__name__)
 
@@ -79,16 +82,12 @@ class DetectionModule(LightningModule):
             world_size=self.trainer.world_size,
         )
 
-    def training_step(self, batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch, batch_idx: int) -> dict[str, Tensor]:
         images, targets = batch
         losses = self.model(images, targets)
         image_ids = [int(target["image_id"]) for target in targets]
         self.guard.check_losses(losses, image_ids, self.global_step)
-        total = sum(losses.values())
-        self.log("total_loss", total.detach(), prog_bar=True)
-        self.log_dict(losses)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True)
-        return total
+        return {"loss": sum(losses.values()), **losses}
 
     def configure_optimizers(self):
         solver = self.cfg.SOLVER
@@ -148,8 +147,12 @@ class DetectionModule(LightningModule):
         ]
 
     def on_validation_epoch_start(self) -> None:
+        if distributed.is_initialized():
+            # batch norm's statistics: evaluate those that the first process saves
+            for buffer in self.model.buffers():
+                distributed.broadcast(buffer, src=0)
         self._cocos = [open_coco(dataset) for dataset in self.test_datasets]
-        self._detections: list[list[dict[str, Any]]] = [[] for _ in self.test_datasets]
+        self._found: list[Results] = [{} for _ in self.test_datasets]
 
     def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         categories = sorted(self._cocos[dataloader_idx].getCatIds())
@@ -159,11 +162,12 @@ class DetectionModule(LightningModule):
             outputs = self.model(images)
         for image, target, output in zip(images, targets, outputs):
             found = in_picture(output, image.shape[1:], target["size"].tolist())
-            self._detections[dataloader_idx] += found.to_coco(int(target["image_id"]), categories)
+            image_id = int(target["image_id"])
+            self._found[dataloader_idx][image_id] = found.to_coco(image_id, categories)
 
     def on_validation_epoch_end(self) -> None:
         for i, dataset in enumerate(self.test_datasets):
-            detections = self._gather(self._detections[i])
+            detections = self._gather(self._found[i])
             metrics: dict[str, float] = {}
             if self.trainer.is_global_zero:
                 path = results_file(self.cfg, dataset.name)
@@ -172,28 +176,44 @@ class DetectionModule(LightningModule):
                     json.dump(detections, file)
                 metrics = coco_ap(self._cocos[i], detections)
                 self._report(dataset.name, metrics)
+                show_samples(self.loggers, dataset, detections, self.iteration)
             self.results[dataset.name] = metrics
         self.evaluated_at = self.iteration
-        del self._cocos, self._detections
+        del self._cocos, self._found
 
-    def _gather(self, detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.trainer.world_size == 1:
-            return detections
-        shares: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(shares, detections)
-        # by image, so that the file does not depend on the number of processes
-        return sorted((d for share in shares for d in share), key=lambda d: d["image_id"])
+    def _gather(self, found: Results) -> list[dict[str, Any]]:
+        """Every process's results, in the order of the image ids; none but in the first."""
+        shares: list[Results] | None = [found]
+        if distributed.is_initialized():
+            # through the CPU's memory: there may be a million
+            group = distributed.new_group(backend="gloo")
+            shares = [{}] * distributed.get_world_size() if self.global_rank == 0 else None
+            distributed.gather_object(found, shares, group=group)
+            distributed.destroy_process_group(group)
+        # by image, so that one that two processes had counts once
+        by_image = {image_id: rows for share in shares or () for image_id, rows in share.items()}
+        return [row for image_id in sorted(by_image) for row in by_image[image_id]]
 
     def _report(self, name: str, metrics: dict[str, float]) -> None:
         _log.info("%s at iteration %d", name, self.iteration)
         _log.info(" ".join(f"{metric:>8}" for metric in METRICS))
         _log.info(" ".join(f"{metrics[metric]:8.3f}" for metric in METRICS))
+        _log.info("AP by class:\n%s", _class_table(metrics))
         prefix = "bbox" if len(self.test_datasets) == 1 else f"{name}/bbox"
         for logger in self.loggers:
             logger.log_metrics(
                 {f"{prefix}/{metric}": value for metric, value in metrics.items()},
                 step=self.iteration,
             )
+
+
+def _class_table(metrics: dict[str, float]) -> str:
+    """AP of every class, three side by side as in detectron2's log."""
+    cells = [(k.removeprefix("AP-"), v) for k, v in metrics.items() if k.startswith("AP-")]
+    columns = min(3, len(cells))
+    rows = [sum(cells[i : i + columns], ()) for i in range(0, len(cells), columns)]
+    headers = ["category", "AP"] * columns
+    return tabulate(rows, headers, tablefmt="pipe", floatfmt=".3f", numalign="left")
 
 
 def results_file(cfg: CfgNode, dataset_name: str) -> str:
@@ -208,7 +228,7 @@ def lr_multiplier(cfg: CfgNode) -> ParamScheduler:
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         schedule: ParamScheduler = CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)
     else:
-        steps = [step for step in solver.STEPS if step <= solver.MAX_ITER]
+        steps = [step for step in solver.STEPS if step < solver.MAX_ITER]
         schedule = MultiStepParamScheduler(
             values=[solver.GAMMA**k for k in range(len(steps) + 1)],
             milestones=steps,

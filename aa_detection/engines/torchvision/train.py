@@ -1,12 +1,8 @@
 """Training and COCO evaluation with Lightning's Trainer."""
 
-import datetime
-import json
 import logging
-import math
 import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +11,13 @@ import torch
 import torchvision
 from fvcore.common.config import CfgNode
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.utilities import rank_zero_only
 
 from ...checkpoints import Checkpoint, load_checkpoint, load_configured
@@ -33,6 +34,7 @@ from ...training.files import atomic_write, check_output_dir, cut_metrics, remov
 from ...training.guard import StepGuard
 from ...training.interrupt import StopSignals
 from ...training.memory import memory_advice
+from ..processes import Processes, is_first_process, plan_processes, run_together
 from .checkpointing import (
     Checkpoints,
     WholeCheckpointIO,
@@ -42,6 +44,7 @@ from .checkpointing import (
 from .model import build_model
 from .module import DetectionModule
 from .names import to_detectron2
+from .progress import MetricsFile, Progress
 
 _log = logging.getLogger(__name__)
 
@@ -67,23 +70,19 @@ def run(
         allow_pickle, allow_partial: how ``MODEL.WEIGHTS`` is loaded, see
             :func:`aa_detection.checkpoints.load_configured`.
         num_gpus: processes on this machine. Under torchrun its environment decides.
-        num_machines: under torchrun only, which brings the machines together.
-        machine_rank, dist_url: detectron2's launcher's; refused here.
+        num_machines, machine_rank, dist_url: how many machines, which one this is, and where they
+            meet; see :func:`..processes.plan_processes`.
         open_images: read every image file's header before anything starts.
 
     Returns:
-        Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name.
+        Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name; empty
+        on machines and in processes other than the first.
 
     Raises:
         ConfigError, DatasetError: before anything is written.
         RunError, Interrupted: the run could not go on, or was asked to stop.
     """
-    launched = "TORCHELASTIC_RUN_ID" in os.environ
-    if (num_machines > 1 and not launched) or machine_rank or dist_url != "auto":
-        raise ConfigError(
-            "--num-machines, --machine-rank and --dist-url: the torchvision engine runs on several "
-            "machines under torchrun, which has options for them"
-        )
+    processes = plan_processes(cfg.MODEL.DEVICE, num_gpus, num_machines, machine_rank, dist_url)
     checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if resume else None
     weights = None
     if eval_only:
@@ -106,29 +105,21 @@ def run(
         images="headers" if open_images else "names",
     )
     require_usable(reports)
-    world_size = int(os.environ["WORLD_SIZE"]) if launched else num_gpus
-    scale_workers(cfg, max(1, world_size))
-    if cfg.SOLVER.IMS_PER_BATCH % max(1, world_size):
+    scale_workers(cfg, processes.total)
+    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes.total:
         raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by {world_size} "
-            "processes"
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by "
+            f"{processes.total} processes"
         )
-    return _run(
-        cfg,
-        datasets,
-        reports,
-        weights,
-        checkpoint,
-        resume,
-        eval_only,
-        num_gpus,
-        num_machines,
-        launched,
-        max(1, world_size),
+    return run_together(
+        _worker,
+        (cfg, datasets, reports, weights, checkpoint, resume, eval_only, processes),
+        processes=processes,
+        device=cfg.MODEL.DEVICE,
     )
 
 
-def _run(
+def _worker(
     cfg: CfgNode,
     datasets: dict[str, CocoDataset],
     reports: Sequence[DatasetReport],
@@ -136,18 +127,16 @@ def _run(
     checkpoint: str | None,
     resume: bool,
     eval_only: bool,
-    num_gpus: int,
-    num_machines: int,
-    launched: bool,
-    world_size: int,
+    processes: Processes,
 ) -> dict[str, Any]:
+    rank_zero_only.rank = 0 if is_first_process() else 1  # Lightning's own comes with the Trainer
     stop = StopSignals()
 
     def resumable() -> str | None:
         return None if eval_only else last_checkpoint(cfg.OUTPUT_DIR)
 
     def advice() -> str:
-        return memory_advice(cfg, build_model, world_size, training=not eval_only)
+        return memory_advice(cfg, build_model, processes.total, training=not eval_only)
 
     with stop, one_line_endings(stop, resumable, advice):
         check_output_dir(cfg.OUTPUT_DIR)
@@ -173,7 +162,7 @@ def _run(
             report = load_checkpoint(module.model, weights, allow_partial=True)  # tried above
             for line in report.lines():
                 _log.info("%s", line)
-        trainer = _trainer(cfg, eval_only, num_gpus, num_machines, launched)
+        trainer = _trainer(cfg, eval_only, processes)
         if eval_only:
             trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
         else:
@@ -202,9 +191,7 @@ def _prepare_resuming(
         trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
 
-def _trainer(
-    cfg: CfgNode, eval_only: bool, num_gpus: int, num_machines: int, launched: bool
-) -> Trainer:
+def _trainer(cfg: CfgNode, eval_only: bool, processes: Processes) -> Trainer:
     # TrainingBatches starts where it must by itself; the rest is the user's choice or Lightning's
     for warning in (
         "dataloader is not resumable",
@@ -215,76 +202,40 @@ def _trainer(
     ):
         warnings.filterwarnings("ignore", f".*{warning}.*")
     cuda = cfg.MODEL.DEVICE.startswith("cuda")
-    devices = int(os.environ["LOCAL_WORLD_SIZE"]) if launched else max(1, num_gpus)
-    parallel = launched or devices > 1
+    # named, because Lightning would take a lone process of a SLURM job for one of several
+    environment: ClusterEnvironment = LightningEnvironment()
+    strategy = "auto"
+    if processes.started or processes.total > 1:
+        environment, strategy = TorchElasticEnvironment(), "ddp"
     precision = "32-true"
     if cfg.SOLVER.AMP.ENABLED:
         precision = "16-mixed" if cuda else "bf16-mixed"
-    terminal = sys.stderr.isatty()
-    callbacks: list[Any] = [TQDMProgressBar()] if terminal else []
+    callbacks: list[Callback] = [Progress(cfg.SOLVER.MAX_ITER)]
     if not eval_only:
         callbacks.append(Checkpoints())
     return Trainer(
         accelerator="gpu" if cuda else "cpu",
-        devices=devices,
-        num_nodes=num_machines,
-        strategy="ddp" if parallel else "auto",
+        devices=processes.per_machine,
+        num_nodes=processes.machines,
+        strategy=strategy,
         precision=precision,
         max_steps=cfg.SOLVER.MAX_ITER,
         max_epochs=-1,
         val_check_interval=cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(20, cfg.SOLVER.MAX_ITER),
         logger=[]
         if eval_only
         else [
             TensorBoardLogger(cfg.OUTPUT_DIR, name="", version=""),
-            MetricsFile(cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER, echo=not terminal),
+            MetricsFile(cfg.OUTPUT_DIR),
         ],
         callbacks=callbacks,
-        plugins=[WholeCheckpointIO()],
-        enable_progress_bar=terminal,
+        plugins=[environment, WholeCheckpointIO()],
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-
-
-class MetricsFile(Logger):
-    """``metrics.json`` as detectron2 writes it, an object a line; with `echo`, the log too."""
-
-    name = "metrics"
-    version = ""
-
-    def __init__(self, output_dir: str, max_iter: int, echo: bool) -> None:
-        super().__init__()
-        self.path = os.path.join(output_dir, "metrics.json")
-        self.max_iter = max_iter
-        self.echo = echo
-        self.first: tuple[int, float] | None = None
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in ``config.yaml``."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        values = {key: value for key, value in metrics.items() if key != "epoch"}
-        with open(self.path, "a", encoding="utf-8") as file:
-            # NaN is no JSON
-            clean = {key: value if math.isfinite(value) else None for key, value in values.items()}
-            file.write(json.dumps({"iteration": step, **clean}) + "\n")
-        if self.echo and "total_loss" in values:
-            text = "  ".join(f"{key}: {value:.4g}" for key, value in values.items())
-            _log.info("iter: %d/%d  %s%s", step + 1, self.max_iter, text, self._eta(step))
-
-    def _eta(self, step: int) -> str:
-        if self.first is None:
-            self.first = (step, time.monotonic())
-            return ""
-        step_0, time_0 = self.first
-        seconds = (time.monotonic() - time_0) / (step - step_0) * (self.max_iter - 1 - step)
-        return f"  eta: {datetime.timedelta(seconds=round(seconds))}"
 
 
 def scale_workers(cfg: CfgNode, world_size: int) -> None:
@@ -320,7 +271,7 @@ def _save_final(cfg: CfgNode, module: DetectionModule) -> None:
 
 
 def _results(module: DetectionModule) -> dict[str, Any]:
-    by_name = {name: {"bbox": metrics} for name, metrics in module.results.items()}
+    by_name = {name: {"bbox": metrics} for name, metrics in module.results.items() if metrics}
     return next(iter(by_name.values())) if len(by_name) == 1 else by_name
 
 

@@ -1,0 +1,276 @@
+"""Several processes on one or more machines: how they start, meet, and end together.
+
+torchrun starts processes and tells each its place through the environment. :func:`run_together`
+takes them from there, or, for ``--num-gpus``, starts its own in the same way; either engine's
+worker runs in a process group of torch.distributed and cannot tell the difference.
+"""
+
+import contextlib
+import datetime
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from torch import distributed
+
+from ..config import ConfigError
+from ..training.failures import RunError
+
+# while the first process computes AP, or opens a data set, the others wait in a collective
+_TIMEOUT = datetime.timedelta(minutes=30)
+_GRACE = 5.0  # seconds for processes that lost another one to end by themselves
+# what gloo and NCCL say when the process at the other end is gone
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")
+
+
+class _RemoteTraceback(Exception):
+    """Where an error came up in its own process, as text."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, all machines together.
+
+    Attributes:
+        per_machine: on each of the machines.
+        machine: rank of this one.
+        url: where they meet, as `torch.distributed.init_process_group` takes it.
+        started: whether torchrun started this process as one of them.
+    """
+
+    per_machine: int = 1
+    machines: int = 1
+    machine: int = 0
+    url: str = "auto"
+    started: bool = False
+
+    @property
+    def total(self) -> int:
+        return self.per_machine * self.machines
+
+
+def plan_processes(
+    device: str, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str
+) -> Processes:
+    """What the command line asks for, or under torchrun what its environment says.
+
+    Args:
+        device: ``MODEL.DEVICE``; with ``cuda`` every process has a GPU of its own.
+        num_gpus: processes on this machine; 0 is 1.
+
+    Raises:
+        ConfigError: options that contradict each other, or too few GPUs.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if num_machines != 1 or machine_rank or dist_url != "auto":
+            raise ConfigError(
+                "--num-machines, --machine-rank and --dist-url: torchrun started this process and "
+                "has options of its own for them, --nnodes, --node-rank and --rdzv-endpoint"
+            )
+        per_machine = int(os.environ["LOCAL_WORLD_SIZE"])
+        plan = Processes(
+            per_machine,
+            int(os.environ["WORLD_SIZE"]) // per_machine,
+            int(os.environ["GROUP_RANK"]),
+            "env://",
+            started=True,
+        )
+    else:
+        plan = Processes(max(1, num_gpus), num_machines, machine_rank, dist_url)
+        if num_machines < 1 or not 0 <= machine_rank < num_machines:
+            raise ConfigError(
+                f"--machine-rank {machine_rank} of --num-machines {num_machines}: expected a rank "
+                "from 0 to the number of machines less 1"
+            )
+        if num_machines > 1 and dist_url == "auto":
+            raise ConfigError(
+                f"--num-machines {num_machines} needs --dist-url tcp://HOST:PORT, a free port of "
+                "the machine of rank 0"
+            )
+    if device.startswith("cuda") and plan.per_machine > torch.cuda.device_count():
+        raise ConfigError(
+            f"--num-gpus: {plan.per_machine} processes want a GPU each, this machine has "
+            f"{torch.cuda.device_count()}"
+        )
+    return plan
+
+
+def run_together(
+    worker: Callable[..., Any], args: tuple, *, processes: Processes, device: str
+) -> Any:
+    """Call ``worker(*args)`` in every process; `worker` and `args` can be pickled.
+
+    Returns:
+        What the worker of rank 0 returned; on a machine without rank 0, of its first process.
+
+    Raises:
+        RunError: a process was killed, or lost the others.
+        BaseException: the first that any worker of this machine raised; the others are ended.
+    """
+    if processes.started:
+        try:
+            _join(processes, int(os.environ["LOCAL_RANK"]), device)
+            result = worker(*args)
+        except RuntimeError as error:
+            named = _lost_touch(error)
+            if named is None:
+                raise
+            raise named from None
+        distributed.destroy_process_group()
+        return result
+    if processes.total == 1:
+        return worker(*args)
+    with tempfile.TemporaryDirectory(prefix="aa_detection_") as name:
+        folder = Path(name)
+        if processes.url == "auto":
+            # not a port, which another program might take in the meantime
+            url = (folder / "meeting_point").as_uri()
+            processes = Processes(processes.per_machine, url=url)
+        return _start(worker, args, processes, device, folder)
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the files; true where there is only one."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def report(line: str) -> None:
+    """Print an error's line to standard error, from one of the processes torchrun started.
+
+    They fail alike on bad input. The first prints at once and ends, whereupon torchrun ends the
+    others; one that is still there after a while has something of its own to say.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
+        time.sleep(2 * _GRACE)
+    print(line, file=sys.stderr, flush=True)
+
+
+def _start(
+    worker: Callable[..., Any], args: tuple, processes: Processes, device: str, folder: Path
+) -> Any:
+    # unpickled by the child once its environment is set, which the libraries look at on import
+    (folder / "work").write_bytes(pickle.dumps((worker, args)))
+    context = torch.multiprocessing.start_processes(
+        _child,
+        (processes, device, folder),
+        nprocs=processes.per_machine,
+        join=False,
+        start_method="spawn",  # a forked process cannot use CUDA
+    )
+    with _forwarded(context.processes):
+        try:
+            while not context.join(grace_period=_GRACE):
+                pass
+        except torch.multiprocessing.ProcessRaisedException:
+            raise  # before the worker's first line
+        except torch.multiprocessing.ProcessExitedException as exit:
+            error, where = _cause(exit, processes, folder)
+            raise error from where
+        finally:
+            for process in context.processes:
+                process.terminate()
+    return pickle.loads((folder / "0.result").read_bytes())
+
+
+@contextlib.contextmanager
+def _forwarded(processes: Sequence) -> Iterator[None]:
+    """SIGINT and SIGTERM are for the processes to act on; this one waits for what they do."""
+
+    def forward(signum: int, frame) -> None:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signum)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _cause(
+    exit: torch.multiprocessing.ProcessExitedException, processes: Processes, folder: Path
+) -> tuple[BaseException, _RemoteTraceback | None]:
+    """The first error of any process, whichever was noticed first: the other processes lost it."""
+    errors = [pickle.loads(file.read_bytes()) for file in folder.glob("*.error")]
+    if exit.signal_name or not errors:
+        how = f"signal {exit.signal_name}" if exit.signal_name else f"status {exit.exit_code}"
+        hint = ", which Linux sends when memory is full" if exit.signal_name == "SIGKILL" else ""
+        line = (
+            f"process {exit.error_index} of {processes.per_machine} on this machine ended with "
+            f"{how}{hint}; the others were ended"
+        )
+        return RunError(line), None
+    _, error, text = min(errors, key=lambda content: content[0])
+    return error, _RemoteTraceback(text)
+
+
+def _child(local_rank: int, processes: Processes, device: str, folder: Path) -> None:
+    rank = processes.machine * processes.per_machine + local_rank
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(processes.total),
+        LOCAL_RANK=str(local_rank),
+        LOCAL_WORLD_SIZE=str(processes.per_machine),
+        GROUP_RANK=str(processes.machine),
+    )
+    # otherwise each would take every core, and wait for the others
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes.per_machine))
+    try:
+        worker, args = pickle.loads((folder / "work").read_bytes())
+        _join(processes, local_rank, device)
+        result = worker(*args)
+        (folder / f"{local_rank}.result").write_bytes(pickle.dumps(result))
+        distributed.destroy_process_group()
+    except BaseException as error:  # Interrupted is no Exception
+        now, text = time.time(), traceback.format_exc()
+        if isinstance(error, RuntimeError):
+            error = _lost_touch(error) or error
+        try:
+            content = pickle.dumps((now, error, text))
+            pickle.loads(content)
+        except Exception:  # of some classes
+            content = pickle.dumps((now, RuntimeError(f"{type(error).__name__}: {error}"), text))
+        part = folder / f"{local_rank}.part"
+        part.write_bytes(content)
+        part.rename(folder / f"{local_rank}.error")
+        raise SystemExit(1) from None
+
+
+def _join(processes: Processes, local_rank: int, device: str) -> None:
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    place = {} if processes.url == "env://" else {
+        "rank": processes.machine * processes.per_machine + local_rank,
+        "world_size": processes.total,
+    }  # fmt: skip
+    distributed.init_process_group(
+        "nccl" if cuda else "gloo", init_method=processes.url, timeout=_TIMEOUT, **place
+    )
+
+
+def _lost_touch(error: RuntimeError) -> RunError | None:
+    """One line for what torch.distributed raises where another process is gone."""
+    text = str(error)
+    if isinstance(error, distributed.DistError) or any(words in text for words in _LOST):
+        first_line = text.strip().partition("\n")[0]
+        return RunError(f"the processes lost touch with each other: {first_line}")
+    return None

@@ -1,0 +1,245 @@
+"""Several processes: the same training and evaluation as in one, and one end for all."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aa_detection.config import ConfigError
+from aa_detection.data import register_coco_dataset
+from aa_detection.engines.processes import plan_processes, run_together
+from aa_detection.training.failures import RunError
+
+from .conftest import AA_CONFIG, ROOT, TINY
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Names of datasets of 1 and 7 images: of one size, so that a batch has no padding."""
+    names = {}
+    rng = np.random.default_rng(0)
+    for count in (1, 7):
+        folder = tmp_path_factory.mktemp(f"images {count}")
+        content = {"images": [], "annotations": []}
+        content["categories"] = [{"id": i, "name": f"c{i}"} for i in (1, 2, 3, 5, 8)]
+        for image_id in range(20, 20 + count):
+            pixels = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
+            for place in range(3):
+                x, y = int(rng.integers(0, 60)), int(rng.integers(0, 30))
+                category = content["categories"][int(rng.integers(5))]["id"]
+                pixels[y : y + 30, x : x + 30] = 90 + 20 * category
+                box = {"bbox": [x, y, 30, 30], "area": 900, "iscrowd": 0}
+                box |= {"id": 10 * image_id + place, "image_id": image_id}
+                content["annotations"].append(box | {"category_id": category})
+            image = {"id": image_id, "file_name": f"{image_id}.png", "height": 64, "width": 96}
+            content["images"].append(image)
+            Image.fromarray(pixels).save(folder / image["file_name"])
+        (folder / "annotations.json").write_text(json.dumps(content))
+        names[count] = f"processes_{count}"
+        register_coco_dataset(names[count], folder / "annotations.json", folder)
+    return names
+
+
+def weights(output_dir):
+    return torch.load(output_dir / "model_final.pth", weights_only=True)["model"]
+
+
+def detections(output_dir, dataset=""):
+    path = output_dir / "inference" / dataset / "coco_instances_results.json"
+    found = json.loads(path.read_text())
+    return sorted(found, key=lambda d: d["image_id"])
+
+
+# A batch split in two is the whole one where norms take no statistics over it (GN), and neither
+# does the loss: the embedded engine's RetinaNet counts the anchors of all processes; detectron2's
+# each its own, so there it is a region proposal network that learns from every anchor.
+SPLIT = {
+    "torchvision": [
+        "MODEL.RESNETS.NORM", "GN",
+        "SOLVER.BASE_LR", "0.01",
+    ],
+    "detectron2": [
+        "MODEL.META_ARCHITECTURE", "ProposalNetwork",
+        "MODEL.BACKBONE.NAME", "build_aa_resnet_fpn_backbone",
+        "MODEL.RESNETS.NORM", "GN",
+        "MODEL.ANCHOR_GENERATOR.SIZES", "[[32.0]]",
+        "MODEL.RPN.IN_FEATURES", "['p3', 'p4', 'p5', 'p6']",
+        "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "4000",
+        "MODEL.RPN.POSITIVE_FRACTION", "1.0",
+        "MODEL.ROI_HEADS.NUM_CLASSES", "5",
+        "INPUT.RANDOM_FLIP", "none",  # each process throws its own dice
+        "SOLVER.BASE_LR", "0.5",
+    ],
+}  # fmt: skip
+
+
+def test_two_processes_train_as_one(engine, run, datasets, tmp_path):
+    name = engine.__name__.rpartition(".")[2]
+    keys = [*SPLIT[name], "DATASETS.TRAIN", f"('{datasets[7]}',)", "SEED", "1"]
+    keys += ["DATASETS.TEST", f"('{datasets[7]}',)" if name == "torchvision" else "()"]
+    run(engine, tmp_path / "one", *keys)
+    metrics = run(engine, tmp_path / "two", *keys, num_gpus=2)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-6)
+    # which says something: half the training leaves the weights further away than that
+    run(engine, tmp_path / "less", *keys, "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()")
+    kernel = "backbone.bottom_up.res5.0.conv2.weight"
+    assert (weights(tmp_path / "less")[kernel] - one[kernel]).abs().max() > 2e-5
+    if name == "torchvision":
+        assert metrics["bbox"].keys() >= {"AP", "AP-c8"}
+        assert len(detections(tmp_path / "two")) > 40
+
+
+@pytest.mark.slow
+def test_evaluation_in_one_two_and_three_processes_agrees(engine, run, datasets, tmp_path):
+    # 7 images are not to be shared evenly, and 1 leaves processes without
+    both = ["DATASETS.TRAIN", f"('{datasets[7]}',)"]
+    both += ["DATASETS.TEST", f"('{datasets[7]}', '{datasets[1]}')"]
+    # long enough to find something
+    keys = ["SOLVER.MAX_ITER", "60", "SOLVER.STEPS", "(50,)", "TEST.DETECTIONS_PER_IMAGE", "100"]
+    run(engine, tmp_path / "trained", *both, *keys, "DATASETS.TEST", "()")
+    both += ["MODEL.WEIGHTS", str(tmp_path / "trained/model_final.pth")]
+    metrics, found = {}, {}
+    for processes in (1, 2, 3):
+        output = tmp_path / str(processes)
+        metrics[processes] = run(engine, output, *both, eval_only=True, num_gpus=processes)
+        found[processes] = {n: detections(output, n) for n in datasets.values()}
+    assert metrics[1][datasets[7]]["bbox"]["AP"] > 0
+    assert {d["image_id"] for d in found[1][datasets[7]]} == set(range(20, 27))
+    for processes in (2, 3):
+        assert found[processes] == found[1]
+        torch.testing.assert_close(metrics[processes], metrics[1], rtol=0, atol=0, equal_nan=True)
+
+
+def together(code, num_gpus=2):
+    """What ``code`` leaves as `result` in the first of several processes."""
+    plan = plan_processes("cpu", num_gpus, 1, 0, "auto")
+    scope = f"exec({code!r}, scope := {{}}) or scope.get('result')"
+    return run_together(eval, (scope,), processes=plan, device="cpu")
+
+
+def test_an_error_in_one_process_ends_all():
+    code = """
+from torch import distributed
+from aa_detection.config import ConfigError
+if distributed.get_rank() == 1:
+    raise ConfigError("SOLVER.MAX_ITER: too many")
+distributed.barrier()  # the first waits for the one that is gone
+"""
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match="^SOLVER.MAX_ITER: too many$"):
+        together(code)
+    assert time.monotonic() - start < 120
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all():
+    code = """
+import os, signal
+from torch import distributed
+if distributed.get_rank() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+distributed.barrier()
+"""
+    with pytest.raises(RunError, match="process 1 of 2 .* SIGKILL"):
+        together(code)
+
+
+@pytest.mark.slow
+def test_processes_share_the_cores():
+    torch.set_num_threads(1)
+    code = "import torch; result = (torch.distributed.get_world_size(), torch.get_num_threads())"
+    assert together(code) == (2, max(1, torch.get_num_threads() // 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("cuda", 64, 1, 0, "auto"), ["--num-gpus", "64"]),
+        (("cpu", 1, 2, 0, "auto"), ["--num-machines 2", "--dist-url"]),
+        (("cpu", 1, 2, 2, "tcp://10.0.0.1:5000"), ["--machine-rank 2"]),
+    ],
+    ids=["GPUs", "meeting point", "rank"],
+)
+def test_a_wrong_plan(options, parts):
+    with pytest.raises(ConfigError) as error:
+        plan_processes(*options)
+    assert all(part in str(error.value) for part in parts)
+
+
+@pytest.fixture
+def command(tmp_path):
+    """``command(engine, *words, keys=…, launcher=…)``: the running command line, with pipes."""
+
+    def _command(engine, *words, keys=(), launcher=()):
+        name = engine.__name__.rpartition(".")[2]
+        train_net = [str(ROOT / "tools/train_net.py"), "--engine", name, "--config-file", AA_CONFIG]
+        return subprocess.Popen(
+            [sys.executable, *launcher, *train_net, *words, *TINY, *keys],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return _command
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_our_own_processes_do(engine, command, run, tmp_path):
+    keys = ["SEED", "1", "OUTPUT_DIR", str(tmp_path / "torchrun")]
+    process = command(engine, keys=keys, launcher=TORCHRUN)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    run(engine, tmp_path / "own", "SEED", "1", num_gpus=2)
+    assert_same_run(tmp_path / "torchrun", tmp_path / "own")
+
+
+@pytest.mark.slow
+def test_two_machines_train_as_two_processes_do(engine, command, run, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    keys = ["SEED", "1", "OUTPUT_DIR", str(tmp_path / "machines")]
+    words = ["--num-machines", "2", "--dist-url", url, "--machine-rank"]
+    machines = [command(engine, *words, rank, keys=keys) for rank in "01"]
+    for machine in machines:
+        _, errors = machine.communicate(timeout=300)
+        assert machine.returncode == 0, errors
+    run(engine, tmp_path / "own", "SEED", "1", num_gpus=2)
+    assert_same_run(tmp_path / "machines", tmp_path / "own")
+
+
+def assert_same_run(one, other):
+    """The same weights and detections, and files written once."""
+    torch.testing.assert_close(weights(one), weights(other), rtol=0, atol=0)
+    assert detections(one) == detections(other)
+    lines = [json.loads(line) for line in (one / "metrics.json").open()]
+    assert len(lines) == len({line["iteration"] for line in lines})
+    assert (one / "log.txt").read_text().count("engine: ") == 1
+    # TensorBoard's, of one process
+    assert len({path.name.split(".")[-2] for path in one.glob("events.out.tfevents*")}) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ()], ids=["torchrun", "num-gpus"])
+def test_bad_input_is_said_once(engine, command, tmp_path, launcher):
+    words = [] if launcher else ["--num-gpus", "2"]
+    keys = ["DATASETS.TRAIN", "('nowhere',)", "OUTPUT_DIR", str(tmp_path / "out")]
+    process = command(engine, *words, keys=keys, launcher=launcher)
+    _, errors = process.communicate(timeout=300)
+    assert errors.count("train_net.py: unknown dataset 'nowhere'") == 1, errors
+    assert f'File "{ROOT}' not in errors  # torchrun shows a traceback of its own
+    assert process.returncode == (1 if launcher else 2)  # torchrun's own status
+    assert not (tmp_path / "out").exists()

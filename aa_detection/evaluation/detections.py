@@ -41,6 +41,10 @@ class Detections:
         keep = self.scores >= score_threshold
         return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
 
+    def centres(self) -> list[tuple[float, float]]:
+        """``(x, y)`` of each box."""
+        return [tuple(centre) for centre in ((self.boxes[:, :2] + self.boxes[:, 2:]) / 2).tolist()]
+
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """COCO's result format: boxes as x, y, width, height.
 

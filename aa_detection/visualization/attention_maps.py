@@ -5,6 +5,7 @@ of a query point are computed from them when they are asked for, and of that poi
 """
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from ..evaluation import Detections, Detector
 from ..layers import AAConv2d
 
 Size = tuple[int, int]  # rows, columns
+
+
+class NoAttentionError(ValueError):
+    """A network without an augmented convolution."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,12 @@ class LayerAttention:
     step: tuple[float, float]
 
     @property
+    def label(self) -> str:
+        """The name for people: ``res4.2`` for ``backbone.bottom_up.res4.2.conv2``."""
+        block = re.search(r"(?:res|layer)\d\.\d+", self.name)
+        return block[0] if block else self.name
+
+    @property
     def size(self) -> Size:
         """Rows and columns of the grid."""
         return self.q.shape[1], self.q.shape[2]
@@ -56,7 +67,7 @@ class LayerAttention:
         """``(n, 2)``: row and column of the grid point next to each ``(x, y)`` of the picture."""
         places = torch.tensor([(y, x) for x, y in points], dtype=torch.float64).reshape(-1, 2)
         places = (places - torch.tensor(self.origin)) / torch.tensor(self.step)
-        return places.round().long().clamp(min=0).minimum(torch.tensor(self.size) - 1)
+        return (places + 0.5).floor().long().clamp(min=0).minimum(torch.tensor(self.size) - 1)
 
     def maps(self, points: Sequence[tuple[float, float]]) -> Tensor:
         """``(heads, n, H, W)``: the weights of the grid points next to each ``(x, y)``."""
@@ -163,7 +174,8 @@ def record_attention(network: nn.Module) -> Iterator[AttentionRecord]:
         network: anything with an :class:`aa_detection.AAConv2d` in it.
 
     Raises:
-        ValueError: there is none in it, or more than one forward pass ran.
+        NoAttentionError: there is none in it.
+        ValueError: more than one forward pass ran.
     """
     layers = [
         (name, module)
@@ -171,7 +183,7 @@ def record_attention(network: nn.Module) -> Iterator[AttentionRecord]:
         if isinstance(module, AAConv2d) and module.value_depth
     ]
     if not layers:
-        raise ValueError("the network has no augmented convolution (AAConv2d) to look into")
+        raise NoAttentionError("the network has no augmented convolution (AAConv2d) to look into")
     record = AttentionRecord()
     hooks = [
         module.qkv.register_forward_hook(partial(_keep, record, name, module))
@@ -194,7 +206,7 @@ def look(detector: Detector, image: np.ndarray) -> tuple[Detections, PictureAtte
         image: ``(H, W, 3)`` uint8, BGR.
 
     Raises:
-        ValueError: as :func:`record_attention`.
+        NoAttentionError: the network has none.
     """
     size = image.shape[:2]
     with record_attention(detector.model) as record:

@@ -1,0 +1,81 @@
+"""What a detector's class numbers stand for."""
+
+from pathlib import Path
+
+import orjson
+from fvcore.common.config import CfgNode
+
+from ..config import ConfigError
+from ..data import DatasetError, get_coco_dataset
+
+
+def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, str]:
+    """COCO's category ids and names of a detector's classes, in the order of the classes.
+
+    They are those of `class_names`; else of the datasets that the config names, the test datasets
+    first, where the annotation file is there and has as many categories as the detector; else
+    COCO's own for one of COCO's datasets. A checkpoint says nothing about them, so that without
+    any of these they are numbers.
+
+    Args:
+        class_names: a text file of a name a line, or a COCO annotation file.
+
+    Raises:
+        ConfigError, DatasetError: `class_names` cannot be read or has another number of names.
+    """
+    count = _num_classes(cfg)
+    if class_names is not None:
+        categories = _read(Path(class_names))
+        if len(categories) != count:
+            raise ConfigError(
+                f"--class-names {class_names}: {len(categories)} names, and the detector has "
+                f"{count} classes"
+            )
+        return categories
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        try:
+            categories = _of_annotations(get_coco_dataset(name).annotation_file)
+        except DatasetError:
+            categories = _coco() if name.startswith("coco_") else {}
+        if len(categories) == count:
+            return categories
+    return {i: f"class {i}" for i in range(1, count + 1)}
+
+
+def _num_classes(cfg: CfgNode) -> int:
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return cfg.MODEL.RETINANET.NUM_CLASSES
+    return cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def _read(path: Path) -> dict[int, str]:
+    if path.suffix.lower() == ".json":
+        return _of_annotations(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or "not a text file in UTF-8"
+        raise ConfigError(f"--class-names {path}: {problem}") from None
+    names = [line.strip() for line in lines if line.strip()]
+    return dict(enumerate(names, 1))
+
+
+def _of_annotations(path: Path) -> dict[int, str]:
+    """Of its categories alone: of detections nothing else of the file matters."""
+    try:
+        categories = orjson.loads(path.read_bytes())["categories"]
+        return dict(sorted((int(category["id"]), str(category["name"])) for category in categories))
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError):  # orjson's error is a ValueError
+        raise DatasetError(
+            f"{path}: expected COCO's annotations, with a list of categories"
+        ) from None
+
+
+def _coco() -> dict[int, str]:
+    from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
+
+    # by category id, with "N/A" at the ids that COCO never gave out
+    names = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return {i: name for i, name in enumerate(names) if i and name != "N/A"}

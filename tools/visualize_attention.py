@@ -1,0 +1,110 @@
+#!/usr/bin/env python
+"""What every attention head of a detector looks at, from points of a picture.
+
+Writes NAME.html, a page in which the mouse moves the point (one file, opened in any browser), and
+for each point NAME_query_N.png, a row a layer and a column a head.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from aa_detection.config import ConfigError
+from aa_detection.data import DatasetError, read_image
+from aa_detection.engines import ENGINES, load_engine
+from aa_detection.evaluation.categories import find_categories
+from aa_detection.training.files import atomic_write
+from aa_detection.visualization.attention_figure import attention_figure
+from aa_detection.visualization.attention_maps import NoAttentionError, look
+from aa_detection.visualization.attention_page import attention_page
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--input", required=True, metavar="IMAGE")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
+    )
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument(
+        "--query",
+        type=float,
+        nargs=2,
+        action="append",
+        metavar=("X", "Y"),
+        help="a point in pixels of the picture, may be repeated; "
+        "default: the centres of the detections",
+    )
+    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S")
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
+    )
+    parser.add_argument("--output", default="attention", metavar="FOLDER")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config keys to override, such as MODEL.WEIGHTS, at the end of the command",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    engine = load_engine(args.engine)
+    cfg = engine.load_config(args.config_file, args.opts)
+    names = list(find_categories(cfg, args.class_names).values())
+    image = np.asarray(read_image(args.input))[:, :, ::-1]
+    height, width = image.shape[:2]
+    for x, y in args.query or ():
+        if not (0 <= x < width and 0 <= y < height):
+            raise ConfigError(
+                f"--query {x:g} {y:g} is outside {args.input}, {width} x {height} pixels"
+            )
+    detector = engine.load_detector(cfg)
+    try:
+        detections, attention = look(detector, image)
+    except NoAttentionError as error:
+        raise ConfigError(f"{args.config_file}: {error}") from None
+
+    detections = detections.above(args.score_threshold)
+    points = [tuple(point) for point in args.query or detections.centres()]
+    print(f"{args.input}: {len(detections)} detections, {len(attention.layers)} attention layers")
+    if not points:
+        points = [(width / 2, height / 2)]
+        print(f"nothing of a score of {args.score_threshold:g} to ask about: the picture's centre")
+
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = Path(args.input).stem
+    page = attention_page(image, attention, detections, names, args.query or (), name)
+    with atomic_write(folder / f"{name}.html", "w") as file:
+        file.write(page)
+    print(f"page: {folder / name}.html ({len(page) / 1e6:.1f} MB)")
+    for i, figure in enumerate(attention_figure(image, attention, points), 1):
+        path = folder / f"{name}_query_{i}.png"
+        with atomic_write(path) as file:
+            figure.save(file, format="PNG", compress_level=1)
+        x, y = points[i - 1]
+        print(f"query ({x:.0f}, {y:.0f}): {path}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for input that cannot be used."""
+    args = parse_args(argv)
+    try:
+        run(args)
+    except (ConfigError, DatasetError) as error:
+        print(f"visualize_attention.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"visualize_attention.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

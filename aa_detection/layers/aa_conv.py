@@ -184,7 +184,10 @@ class AAConv2d(nn.Module):
             # twice the size and cut, not "to the size": an odd map would be stretched otherwise,
             # and an image's maps would depend on how far its batch was padded
             out = F.interpolate(out, scale_factor=2.0, mode="bilinear", align_corners=False)
-            out = out[:, :, : out_size[0], : out_size[1]]
+            # not a slice: whether that is contiguous depends on the size, and a graph exported at
+            # one size would not take the others
+            for dim, size in zip((2, 3), out_size):
+                out = out.index_select(dim, torch.arange(size, device=out.device))
         return out
 
     def _split_heads(self, x: Tensor) -> Tensor:
@@ -208,9 +211,14 @@ class AAConv2d(nn.Module):
         if self.valid_size is None:
             valid_size = None
         else:
-            first = self.valid_size.new_tensor([top, left])
-            last = self.valid_size.new_tensor([rows, columns])
-            valid_size = (self.valid_size - first).clamp(min=0).minimum(last)
+            # axis by axis: a tensor of sizes would make them constants of an exported graph
+            valid_size = torch.stack(
+                [
+                    (self.valid_size[:, axis] - first).clamp(0, last)
+                    for axis, (first, last) in enumerate(((top, rows), (left, columns)))
+                ],
+                dim=1,
+            )
         return x[:, :, top : top + rows, left : left + columns], valid_size
 
     def extra_repr(self) -> str:
@@ -291,7 +299,12 @@ def _repeat_edge(x: Tensor, valid_size: Tensor) -> Tensor:
     for dim in (2, 3):
         last = (valid_size[:, dim - 2] - 1).clamp(min=0)
         index = torch.arange(x.shape[dim], device=x.device).minimum(last[:, None])
-        shape = [len(x), 1, 1, 1]
+        shape = [
+            x.shape[0],
+            1,
+            1,
+            1,
+        ]  # not len(x), which an exported graph would take for a constant
         shape[dim] = x.shape[dim]
         x = x.gather(dim, index.view(shape).expand_as(x))
     return x

@@ -1,5 +1,6 @@
 """The AW-convolution (An Attention Module for Convolutional Neural Networks, arXiv 2108.08205)."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -44,6 +45,8 @@ class AWConv2d(nn.Module):
             that are real; the rest must be zero. Whoever pads a batch sets it before the call, see
             :mod:`aa_detection.models.padding`. The average is then over the real pixels, and an
             image has the same maps alone and in a batch.
+        grouped: True. False: the same, as a pointwise convolution for every position of the kernel,
+            summed. It is slower, but its graph is the same for every batch and image size.
 
     Shapes:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, H_out, W_out)``, sizes as ``nn.Conv2d``'s.
@@ -84,6 +87,7 @@ class AWConv2d(nn.Module):
         self.groups = groups
         self.reduction = reduction
         self.valid_size: Tensor | None = None
+        self.grouped = True
 
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels // groups, *self.kernel_size)
@@ -109,7 +113,9 @@ class AWConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         attention = self.attention(x)
         settings = (self.stride, self.padding, self.dilation)
-        if len(x):
+        if not self.grouped:
+            out = self._sum_of_pointwise(x, attention)
+        elif len(x):
             batch, groups = len(x), self.groups
             kernels = attention.unflatten(1, (groups, 1, -1)) * self.weight.unflatten(
                 0, (groups, -1)
@@ -132,15 +138,38 @@ class AWConv2d(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` to ``(B, in_channels, *kernel_size)``, between 0 and 1."""
-        if self.valid_size is None:
+        if self.valid_size is None and self.grouped:
             pooled = F.adaptive_avg_pool2d(x, self.kernel_size)
         else:
-            rows, columns = (
-                _bins(self.valid_size[:, axis], x.shape[2 + axis], self.kernel_size[axis], x.dtype)
-                for axis in (0, 1)
-            )
+            weights = []
+            for axis, size in enumerate(x.shape[2:]):
+                if self.valid_size is None:
+                    length = torch.full((x.shape[0],), size, device=x.device)
+                else:
+                    length = self.valid_size[:, axis]
+                weights.append(_bins(length, size, self.kernel_size[axis], x.dtype))
+            rows, columns = weights
             pooled = torch.einsum("bap,bcpq,beq->bcae", rows, x, columns)
         return self.restore(self.reduce(pooled).relu()).sigmoid()
+
+    def _sum_of_pointwise(self, x: Tensor, attention: Tensor) -> Tensor:
+        """The convolution of :meth:`forward`, one position of the kernel at a time."""
+        x = F.pad(x, [p for p in reversed(self.padding) for _ in range(2)])
+        # of the map that the kernel's first position steps over
+        sizes = [n - d * (k - 1) for n, d, k in zip(x.shape[2:], self.dilation, self.kernel_size)]
+        out = 0 if self.bias is None else self.bias[:, None, None]
+        for row, column in itertools.product(*map(range, self.kernel_size)):
+            top, left = row * self.dilation[0], column * self.dilation[1]
+            under = x[
+                :,
+                :,
+                top : top + sizes[0] : self.stride[0],
+                left : left + sizes[1] : self.stride[1],
+            ]
+            weighted = under * attention[:, :, row, column, None, None]
+            kernel = self.weight[:, :, row, column, None, None]
+            out = out + F.conv2d(weighted, kernel, groups=self.groups)
+        return out
 
     def extra_repr(self) -> str:
         text = (

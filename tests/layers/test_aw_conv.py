@@ -67,9 +67,11 @@ def layer_by_loops(layer, batch):
 @pytest.mark.parametrize("size", [(7, 10), (9, 6)], ids=str)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_layer_equals_a_loop_over_images_with_their_own_kernels(geometry, bias, size):
+@pytest.mark.parametrize("grouped", [True, False])
+def test_layer_equals_a_loop_over_images_with_their_own_kernels(grouped, geometry, bias, size):
     torch.manual_seed(0)
     layer = make(geometry, bias=bias).double()
+    layer.grouped = grouped
     x = torch.randn(3, 8, *size, dtype=torch.float64, requires_grad=True)
     inputs = [x, *layer.parameters()]
     out, expected = layer(x), layer_by_loops(layer, x)

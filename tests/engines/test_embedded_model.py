@@ -149,7 +149,7 @@ def test_synchronised_batch_norm_keeps_what_attention_needs(tiny_config, torchvi
     # the last gate, closed, shows: its hook is there
     for parameter in synchronised.backbone.body.layer4[1].gate.parameters():
         parameter.fill_(-3.0)
-    assert not torch.allclose(synchronised.backbone(images)["res5"], expected["res5"])
+    assert not torch.allclose(synchronised.backbone(images)["p5"], expected["p5"])
 
 
 @pytest.mark.parametrize("freeze_at", [0, 1, 2])

@@ -276,7 +276,7 @@ def _build_backbone(cfg: CfgNode) -> BackboneWithFPN:
     top.use_P5 = False  # torchvision guesses it from the channels, which may agree by chance
     return BackboneWithFPN(
         resnet,
-        {_STAGES[name]: name for name in cfg.MODEL.FPN.IN_FEATURES},
+        {_STAGES[name]: name.replace("res", "p") for name in cfg.MODEL.FPN.IN_FEATURES},
         channels,
         out_channels,
         top,

@@ -16,7 +16,7 @@ LAYERS = (
     ("layers",),
     ("models",),
     ("config", "data"),
-    ("evaluation", "training"),
+    ("evaluation", "export", "training"),
     ("checkpoints",),
     ("visualization",),
     ("engines",),

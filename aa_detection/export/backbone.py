@@ -1,0 +1,68 @@
+"""A backbone into a file that was checked."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from ..config import ConfigError
+from .check import Agreement, check
+from .formats import FORMATS, check_target
+from .graph import geometry, trace
+
+
+def export_backbone(
+    backbone: nn.Module,
+    file: Path,
+    format: str,
+    *,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+    input_format: str,
+    report: Callable[[Agreement], None] = lambda agreement: None,
+) -> None:
+    """Write a detector's backbone, and keep the file only if it computes what the backbone does.
+
+    The graph takes what the backbone takes: images of `input_format` channels, ``(x - mean) /
+    std`` with x in 0 … 255, padded with zeros at the bottom and right to a common size that is a
+    multiple of ``size_divisibility``. It gives the backbone's maps by name. Batch and image size
+    are dynamic; the padding mask is in the graph. The metadata of the file says all this.
+
+    Args:
+        backbone: of either engine's detector, on the CPU, in evaluation mode.
+        file: where to; an existing one is replaced when the new one is complete and checked.
+        format: of ``FORMATS``.
+        pixel_mean, pixel_std: of the normalisation before the backbone, in `input_format`'s order.
+        input_format: "BGR" or "RGB".
+        report: called with the outcome of every comparison.
+
+    Raises:
+        ConfigError: a package is missing, or `file` cannot be written.
+        DisagreementError: the file computes something else; it is removed.
+    """
+    check_target(file, format)
+    sizes = geometry(backbone)
+    metadata = {
+        "pixel_mean": json.dumps(list(pixel_mean)),
+        "pixel_std": json.dumps(list(pixel_std)),
+        "input_format": input_format,
+        "size_divisibility": str(sizes.size_divisibility),
+        "smallest_side": str(sizes.smallest_side),
+        "strides": json.dumps(sizes.strides),
+    }
+    kind = FORMATS[format]
+    try:
+        # beside the file, so that putting it in place is one step
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            unchecked = Path(folder) / file.name
+            kind.write(trace(backbone, kind.attention, sizes), metadata, unchecked)
+            for agreement in check(backbone, kind.read(unchecked), pixel_mean, pixel_std):
+                report(agreement)
+            os.replace(unchecked, file)
+    except OSError as error:
+        raise ConfigError(
+            f"--output {file}: cannot be written: {error.strerror or error}"
+        ) from None

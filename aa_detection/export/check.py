@@ -1,0 +1,104 @@
+"""Whether a written file computes what the network computes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .formats import Network
+
+SIZES = ((320, 320), (640, 640), (800, 1344))
+BATCHES = (1, 2)
+TOLERANCE = 1e-4
+
+
+class DisagreementError(Exception):
+    """An exported file that computes something else."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a file is from the network on one batch.
+
+    Args:
+        feature: name of the map that differs most.
+        difference: its largest difference, over its largest value where that is above 1.
+    """
+
+    batch: int
+    height: int
+    width: int
+    feature: str
+    difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"batch {self.batch} of {self.height}x{self.width}: {self.difference:.1e} at "
+            f"{self.feature}"
+        )
+
+
+def check(
+    backbone: nn.Module,
+    exported: Network,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+) -> Iterator[Agreement]:
+    """Compare at every size of ``SIZES``, on one image and on a batch whose second image is padded.
+
+    Raises:
+        DisagreementError: maps of other names or sizes, or further apart than ``TOLERANCE``.
+    """
+    for height, width in SIZES:
+        for batch in BATCHES:
+            images = padded_batch(batch, height, width, pixel_mean, pixel_std)
+            agreement = _compare(backbone, exported, images)
+            if not agreement.difference <= TOLERANCE:  # NaN included
+                raise DisagreementError(
+                    f"the exported file differs from the network: {agreement}, more than "
+                    f"{TOLERANCE:.0e}"
+                )
+            yield agreement
+
+
+def padded_batch(
+    batch: int,
+    height: int,
+    width: int,
+    pixel_mean: Sequence[float],
+    pixel_std: Sequence[float],
+) -> Tensor:
+    """Random images, normalised; all but the first are smaller, oddly so, and padded with zeros."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(batch, 3, height // 16, width // 16, generator=generator)
+    fine = torch.rand(batch, 3, height, width, generator=generator)
+    # coarse patches and noise: something to see for every level of the pyramid
+    images = 200 * nn.functional.interpolate(coarse, (height, width)) + 55 * fine
+    mean, std = (images.new_tensor(x)[:, None, None] for x in (pixel_mean, pixel_std))
+    images = (images - mean) / std
+    for image in images[1:]:
+        image[:, height * 3 // 4 + 1 :] = 0
+        image[:, :, width // 2 + 3 :] = 0
+    return images
+
+
+@torch.no_grad()
+def _compare(backbone: nn.Module, exported: Network, images: Tensor) -> Agreement:
+    batch, _, height, width = images.shape
+    expected, got = backbone(images), exported(images)
+    shapes, got_shapes = ({k: tuple(v.shape) for k, v in x.items()} for x in (expected, got))
+    if shapes != got_shapes:
+        raise DisagreementError(
+            f"the exported file differs from the network: its maps of {tuple(images.shape)} are "
+            f"{got_shapes}, expected {shapes}"
+        )
+    differences = {
+        name: ((got[name] - x).abs().max() / x.abs().max().clamp(min=1)).item()
+        for name, x in expected.items()
+    }
+    # NaN is the largest of all
+    worst = max(
+        differences, key=lambda name: (differences[name] != differences[name], differences[name])
+    )
+    return Agreement(batch, height, width, worst, differences[worst])

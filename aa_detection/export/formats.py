@@ -1,0 +1,111 @@
+"""The files a graph can be written to, and how they are run."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import ConfigError
+
+# a normalised, zero-padded batch to its maps by name
+Network = Callable[[Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    Args:
+        attention: backend of the attention operator that is traced for it.
+        packages: what writing and checking it needs besides torch.
+        write: graph, metadata and the file to write.
+        read: a written file as a function.
+    """
+
+    attention: str
+    packages: tuple[str, ...]
+    write: Callable[[torch.export.ExportedProgram, dict[str, str], Path], None]
+    read: Callable[[Path], Network]
+
+
+def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], file: Path) -> None:
+    """Input ``images`` (batch, 3, height, width); outputs by the maps' names; one file."""
+    from onnx_ir import Shape
+
+    from .onnx_attention import attention
+
+    names = list(program.call_spec.out_spec.unflatten(range(program.call_spec.out_spec.num_leaves)))
+    onnx = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=["images"],
+        output_names=names,
+        custom_translation_table={torch.ops.aa_detection.blocked_attention.default: attention},
+        verbose=False,
+    )
+    graph = onnx.model.graph
+    # in place of the names of torch's symbols
+    graph.inputs[0].shape = Shape(["batch", 3, "height", "width"])
+    for output in graph.outputs:
+        size = [f"{output.name}_height", f"{output.name}_width"]
+        output.shape = Shape(["batch", output.shape[1], *size])
+    onnx.model.metadata_props.update(metadata)
+    onnx.save(file, external_data=False)
+
+
+def read_onnx(file: Path) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def network(images: Tensor) -> dict[str, Tensor]:
+        arrays = session.run(names, {"images": images.numpy()})
+        return {name: torch.from_numpy(array) for name, array in zip(names, arrays)}
+
+    return network
+
+
+def write_torch_export(
+    program: torch.export.ExportedProgram, metadata: dict[str, str], file: Path
+) -> None:
+    """The metadata is the extra file ``metadata.json``."""
+    # opened here, so that a full disk is an OSError
+    with open(file, "wb") as opened:
+        torch.export.save(program, opened, extra_files={"metadata.json": json.dumps(metadata)})
+
+
+def read_torch_export(file: Path) -> Network:
+    # opened here: torch warns of a name that does not end in .pt2
+    with open(file, "rb") as opened:
+        return torch.export.load(opened).module()
+
+
+FORMATS = {
+    "onnx": Format("blocked", ("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx),
+    # torch's own operators alone, so that the file loads where this project is not installed
+    "torch_export": Format("folded", (), write_torch_export, read_torch_export),
+}
+
+
+def check_target(file: Path, format: str) -> None:
+    """Refuse what cannot be written here, before the work is done.
+
+    Raises:
+        ConfigError: a missing package, and how to install it; or a file that cannot be.
+    """
+    for package in FORMATS[format].packages:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"--format {format}: {package} is not installed; pip install 'aa_detection[export]'"
+            )
+    if file.is_dir():
+        raise ConfigError(f"--output {file}: is a folder, expected the name of a file")
+    if not file.parent.is_dir():
+        raise ConfigError(f"--output {file}: there is no folder {file.parent}")

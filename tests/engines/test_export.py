@@ -1,0 +1,262 @@
+"""Exported files compute what the network computes, and one that does not is not kept."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aa_detection.config import ConfigError
+from aa_detection.export import FORMATS, DisagreementError, check, export_backbone, formats
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZES = ((160, 192), (224, 160))
+# inputs near 1, as a network with batch norms that never saw an image expects them
+STD = "[57.4, 57.1, 58.4]"
+# exporting takes time with every layer
+LAST = ["MODEL.ATTENTION.STAGES", "['res5']"]
+
+ALL_FORMATS = pytest.mark.parametrize("format", FORMATS)
+
+
+@pytest.fixture
+def network(tiny_config):
+    """``network(engine, *overrides)``: a config and its backbone, with random weights."""
+
+    def _network(engine, *overrides):
+        cfg = tiny_config(engine, "MODEL.DEVICE", "cpu", "MODEL.PIXEL_STD", STD, *overrides)
+        torch.manual_seed(0)
+        return cfg, engine.build_model(cfg).eval().backbone
+
+    return _network
+
+
+@pytest.fixture
+def export(monkeypatch, tmp_path):
+    """``export(network, format)``: the file, checked at two small sizes, and what was compared."""
+
+    def _export(network, format, name="the file"):
+        for package in FORMATS[format].packages:
+            pytest.importorskip(package, reason=f"{package} is not installed")
+        cfg, backbone = network
+        agreements = []
+        monkeypatch.setattr(check, "SIZES", SIZES)
+        export_backbone(
+            backbone,
+            tmp_path / name,
+            format,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
+            input_format=cfg.INPUT.FORMAT,
+            report=agreements.append,
+        )
+        return tmp_path / name, agreements
+
+    return _export
+
+
+@ALL_FORMATS
+def test_pooled_attention_with_padding(engine, network, export, tmp_path, format):
+    cfg, backbone = network(engine, *LAST, "MODEL.ATTENTION.AA.POOL_STAGES", "['res5']")
+    file, agreements = export((cfg, backbone), format)
+    assert [(a.batch, a.height, a.width) for a in agreements] == [
+        (batch, *size) for size in SIZES for batch in (1, 2)
+    ]
+    assert list(tmp_path.iterdir()) == [file]
+    check_metadata(file, format, cfg)
+
+    # an image alone and, padded, in a batch of three
+    exported = FORMATS[format].read(file)
+    images = check.padded_batch(3, 192, 256, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    images[2, :, 160:] = 0
+    images[2, :, :, 160:] = 0
+    with torch.no_grad():
+        batch, alone = exported(images), exported(images[2:, :, :160, :160].contiguous())
+        expected = backbone(images)
+    assert list(batch) == ["p3", "p4", "p5", "p6", "p7"]
+    for name, features in expected.items():
+        torch.testing.assert_close(batch[name], features, rtol=1e-4, atol=1e-4)
+    # P6 is a convolution of what the ResNet makes, and this pixel of it is far from the padding
+    torch.testing.assert_close(
+        batch["p6"][2, :, 0, 0], alone["p6"][0, :, 0, 0], rtol=1e-4, atol=1e-4
+    )
+
+
+def check_metadata(file, format, cfg):
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file)
+        metadata = session.get_modelmeta().custom_metadata_map
+        assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+        assert session.get_outputs()[0].shape == ["batch", 64, "p3_height", "p3_width"]
+    else:
+        extra = {"metadata.json": ""}
+        with open(file, "rb") as opened:
+            torch.export.load(opened, extra_files=extra)
+        metadata = json.loads(extra["metadata.json"])
+    assert json.loads(metadata["pixel_mean"]) == cfg.MODEL.PIXEL_MEAN
+    assert json.loads(metadata["pixel_std"]) == cfg.MODEL.PIXEL_STD
+    assert metadata["input_format"] == "BGR"
+    assert json.loads(metadata["strides"]) == {f"p{n}": 2**n for n in range(3, 8)}
+    assert (metadata["size_divisibility"], metadata["smallest_side"]) == ("32", "160")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["MODEL.ATTENTION.CONV", "aw", "MODEL.ATTENTION.GATE", "se"],
+        ["MODEL.ATTENTION.GATE", "cbam", "MODEL.ATTENTION.AA.RELATIVE", "False"],
+        ["MODEL.ATTENTION.CONV", "aw", "MODEL.PIXEL_MEAN", "[100.0, 110.0, 120.0]"],
+    ],
+    ids=["aw, se", "aa without positions, cbam", "aw, padding not masked"],
+)
+def test_every_kind_of_attention(torchvision_engine, network, export, overrides):
+    _, agreements = export(network(torchvision_engine, *LAST, *overrides), "onnx")
+    assert len(agreements) == 4
+
+
+def test_torch_export_files_need_torch_alone(torchvision_engine, network, export):
+    """No operator of this project is in the graph."""
+    file, _ = export(network(torchvision_engine, *LAST), "torch_export")
+    with open(file, "rb") as opened:
+        graph = torch.export.load(opened).graph
+    assert not any("aa_detection" in str(node.target) for node in graph.nodes)
+
+
+@ALL_FORMATS
+def test_a_wrong_weight_is_noticed_and_nothing_is_kept(
+    torchvision_engine, network, export, tmp_path, monkeypatch, format
+):
+    (tmp_path / "the file").write_text("of an earlier export")
+    kind = FORMATS[format]
+
+    def write_wrongly(program, metadata, file):
+        table = next(name for name in program.state_dict if name.endswith("rel_w"))
+        program.state_dict[table] = torch.nn.Parameter(program.state_dict[table] * 1.5)
+        kind.write(program, metadata, file)
+
+    wrong = formats.Format(kind.attention, kind.packages, write_wrongly, kind.read)
+    monkeypatch.setitem(FORMATS, format, wrong)
+    with pytest.raises(DisagreementError, match=r"differs .* batch 1 of 160x192: .* at p\d, more"):
+        export(network(torchvision_engine, *LAST), format)
+    assert [path.name for path in tmp_path.iterdir()] == ["the file"]
+    assert (tmp_path / "the file").read_text() == "of an earlier export"
+
+
+@pytest.mark.parametrize("wrong", ["file", "network"])
+def test_maps_that_are_not_numbers_do_not_agree(monkeypatch, wrong):
+    zeros = {"p3": torch.zeros(1, 2, 2, 2), "p4": torch.zeros(1, 2, 2, 2)}
+    nan = {**zeros, "p4": torch.full((1, 2, 2, 2), torch.nan)}
+    network, file = (nan, zeros) if wrong == "network" else (zeros, nan)
+    monkeypatch.setattr(check, "SIZES", [(32, 32)])
+    with pytest.raises(DisagreementError, match="nan at p4"):
+        list(check.check(lambda x: network, lambda x: file, [0.5] * 3, [1.0] * 3))
+
+
+def test_maps_of_another_size_do_not_agree(monkeypatch):
+    monkeypatch.setattr(check, "SIZES", [(32, 32)])
+    with pytest.raises(DisagreementError, match=r"are {'p3': \(1, 2\)}, expected {'p3': \(1, 3\)}"):
+        list(
+            check.check(
+                lambda x: {"p3": torch.zeros(1, 3)},
+                lambda x: {"p3": torch.zeros(1, 2)},
+                [0.5] * 3,
+                [1.0] * 3,
+            )
+        )
+
+
+@pytest.mark.slow
+@ALL_FORMATS
+@pytest.mark.parametrize(
+    "config", ["aa_retinanet_R50", "retinanet_R50", "se_retinanet_R50", "sample/aa_retinanet_R18"]
+)
+def test_whole_networks_at_every_size(torchvision_engine, tmp_path, config, format):
+    """With random weights and statistics of random images; prints what it finds."""
+    cfg = torchvision_engine.load_config(
+        str(ROOT / "configs" / f"{config}.yaml"),
+        ["MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.DEVICE", "cpu"],
+    )
+    torch.manual_seed(0)
+    backbone = torchvision_engine.build_model(cfg).backbone
+    pixels = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        backbone.train()(check.padded_batch(2, 320, 448, **pixels))
+    input_format = cfg.INPUT.FORMAT
+    export_backbone(
+        backbone.eval(),
+        tmp_path / "file",
+        format,
+        **pixels,
+        input_format=input_format,
+        report=print,
+    )
+
+
+@pytest.fixture
+def main():
+    spec = importlib.util.spec_from_file_location("export_model", ROOT / "tools/export_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
+
+
+def test_command_line(main, torchvision_engine, tiny_config, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(check, "SIZES", SIZES)
+    overrides = ["MODEL.PIXEL_STD", STD, "MODEL.ATTENTION.CONV", ""]
+    from aa_detection.engines.torchvision.names import to_detectron2
+
+    model = torchvision_engine.build_model(tiny_config(torchvision_engine, *overrides))
+    torch.save({"model": to_detectron2(model)}, tmp_path / "model_final.pth")
+    output = tmp_path / "back bone.pt2"
+    command = ["--engine", "torchvision", "--config-file", CONFIG, "--format", "torch_export"]
+    command += ["--output", str(output), *overrides, "MODEL.RETINANET.NUM_CONVS", "1"]
+    command += ["OUTPUT_DIR", str(tmp_path)]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and lines[0].startswith("batch 1 of 160x192: ")
+    assert lines[-1] == f"{output}: written" and output.exists()
+
+    monkeypatch.setattr(check, "TOLERANCE", -1.0)
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert (
+        error.startswith("export_model.py: the exported file differs ") and error.count("\n") == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--output", "no/folder/x.onnx"],
+            "--output no/folder/x.onnx: there is no folder no/folder",
+        ),
+        (["--output", "."], "--output .: is a folder, expected the name of a file"),
+        (["--output", "x.onnx", "MODEL.WEIGHTS", "no.pth"], "no.pth"),
+    ],
+)
+def test_mistakes_end_in_one_line(main, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    command = ["--engine", "torchvision", "--config-file", CONFIG, "--format", "onnx", *words]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    formats.check_target(Path("x"), "torch_export")
+    with pytest.raises(
+        ConfigError, match=r"^--format onnx: onnx is not .* 'aa_detection\[export\]"
+    ):
+        formats.check_target(Path("x"), "onnx")

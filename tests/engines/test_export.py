@@ -182,9 +182,11 @@ def test_whole_networks_at_every_size(torchvision_engine, tmp_path, config, form
     torch.manual_seed(0)
     backbone = torchvision_engine.build_model(cfg).backbone
     pixels = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
-    for module in backbone.modules():
+    for name, module in backbone.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
+        if name.endswith("bn3"):  # tame branches: random ones magnify rounding from block to block
+            torch.nn.init.constant_(module.weight, 0.2)
     with torch.no_grad():
         backbone.train()(check.padded_batch(2, 320, 448, **pixels))
     input_format = cfg.INPUT.FORMAT

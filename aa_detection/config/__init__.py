@@ -4,6 +4,7 @@ from .attention_keys import add_attention_keys, attention_spec
 from .augmentation_keys import add_augmentation_keys, check_augmentation
 from .loading import ConfigError, UnknownKeyError, merge_overrides, merge_yaml
 from .training import check_evaluation, check_training, default_to_final_weights, number_of_classes
+from .values import check_values
 
 __all__ = [
     "ConfigError",
@@ -14,6 +15,7 @@ __all__ = [
     "check_augmentation",
     "check_evaluation",
     "check_training",
+    "check_values",
     "default_to_final_weights",
     "merge_overrides",
     "merge_yaml",

@@ -6,11 +6,18 @@ done here because detectron2's loader evaluates Python tags by default.
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
+
+# fvcore's words
+_TYPE_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(\w+)'> vs. <class '(\w+)'>\) with values \((.*) vs. (.*)\) "
+    r"for config key: (\S+)"
+)
 
 
 class ConfigError(ValueError):
@@ -26,6 +33,21 @@ class UnknownKeyError(ConfigError):
         super().__init__(f"{source}: unknown config key {key}{hint}")
         self.source = source
         self.key = key
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key written twice, of which the last would count and the others be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value} is there twice", problem_mark=key.start_mark
+                )
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def merge_yaml(cfg: CfgNode, path: str) -> None:
@@ -64,7 +86,7 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
         raise ConfigError(f"{path}: its {BASE_KEY} chain leads back to itself")
     try:
         with open(path, encoding="utf-8") as file:
-            tree = yaml.safe_load(file)
+            tree = yaml.load(file, _Loader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config file: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -102,7 +124,11 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
         _whole_numbers_to_floats(cfg, tree)
         cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has a type of its own
     except (ValueError, TypeError, KeyError, AssertionError, SyntaxError, RecursionError) as error:
-        raise ConfigError(f"{source}: {' '.join(str(error).split())}") from None
+        problem = " ".join(str(error).split())
+        if mismatch := _TYPE_MISMATCH.fullmatch(problem):
+            expected, got, old, new, key = mismatch.groups()
+            problem = f"{key} must be of type {expected} such as {old}, got {new} of type {got}"
+        raise ConfigError(f"{source}: {problem}") from None
 
 
 def leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:

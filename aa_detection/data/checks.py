@@ -256,8 +256,8 @@ class _Check:
         if no_objects:
             self._add(
                 f"{key}: not an object",
-                f"{self.path}: {key}[{no_objects[0]}] is a "
-                f"{type(records[no_objects[0]]).__name__}, expected an object",
+                f"{self.path}: {key}[{no_objects[0]}] is {records[no_objects[0]]!r:.60}, expected "
+                "an object",
                 [f"[{i}]" for i in no_objects],
             )
             records = [record if type(record) is dict else {} for record in records]

@@ -44,11 +44,12 @@ def read_image(
     """
     with _open(path, image_id) as file:
         _check_mode(file)
+        as_stored = file.size
         image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         image = image.convert("RGB")
-    _check_size(path, image_id, image.size, size)
+    _check_size(path, image_id, as_stored, image.size, size)
     return image
 
 
@@ -60,12 +61,12 @@ def check_image_header(path: StrPath, image_id: object, size: tuple[int, int]) -
     """
     with _open(path, image_id) as file:
         _check_mode(file)
-        found = file.size
+        as_stored = found = file.size
         # a PNG's getexif() decodes the whole image unless the chunk lies before the pixels
         has_exif = file.format != "PNG" or "exif" in file.info
         if has_exif and file.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
             found = found[::-1]
-    _check_size(path, image_id, found, size)
+    _check_size(path, image_id, as_stored, found, size)
 
 
 @contextmanager
@@ -87,11 +88,16 @@ def _check_mode(file: Image.Image) -> None:
 
 
 def _check_size(
-    path: StrPath, image_id: object, found: tuple[int, int], stated: tuple[int, int] | None
+    path: StrPath,
+    image_id: object,
+    as_stored: tuple[int, int],
+    found: tuple[int, int],
+    stated: tuple[int, int] | None,
 ) -> None:
     if stated is not None and found != stated:
+        turned = " as its EXIF orientation turns it" if as_stored != found else ""
         raise ImageError(
-            f"{_named(path, image_id)} is {found[0]}x{found[1]} pixels (as EXIF turns it), but its "
+            f"{_named(path, image_id)} has {found[0]}x{found[1]} pixels{turned}, but its "
             f"annotations say {stated[0]:g}x{stated[1]:g}"
         )
 

@@ -115,7 +115,7 @@ ERRORS = [
     (
         lambda content: content["annotations"].insert(1, 5),
         "annotations: not an object",
-        "{path}: annotations[1] is a int, expected an object",
+        "{path}: annotations[1] is 5, expected an object",
         ("[1]",),
     ),
     (
@@ -274,7 +274,7 @@ ERRORS = [
     (
         put("images", 1, "width", 81),
         "images: unreadable or of another size",
-        "image file {root}/sub/b.jpg (image 11) is 80x60 pixels (as EXIF turns it), but its "
+        "image file {root}/sub/b.jpg (image 11) has 80x60 pixels, but its "
         "annotations say 81x60 ({path})",
         (11,),
     ),

@@ -84,11 +84,11 @@ def test_every_default_of_detectron2_but_the_network(torchvision_engine, tmp_pat
         (["MODEL.RESNETS.STEM_OUT_CHANNELS", "32"], "STEM_OUT_CHANNELS 32 needs detectron2"),
         (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "honours 'RetinaNet' only"),
         (["MODEL.RESNETS.NORM", "LN"], "MODEL.RESNETS.NORM 'LN'"),
-        (["MODEL.RESNETS.DEPTH", "51"], "MODEL.RESNETS.DEPTH 51"),
+        (["MODEL.RESNETS.DEPTH", "51"], "MODEL.RESNETS.DEPTH must be one of"),
         (["MODEL.RESNETS.DEPTH", "50"], "RES2_OUT_CHANNELS must be 256 for a ResNet-50"),
         (["MODEL.RETINANET.NUM_CLASSES", "0"], "NUM_CLASSES must be at least 1"),
         (["MODEL.ATTENTION.STAGES", "['res6']"], "MODEL.ATTENTION.STAGES must be among res2"),
-        (["SOLVER.LR_SCHEDULER_NAME", "Step"], "SOLVER.LR_SCHEDULER_NAME 'Step'"),
+        (["SOLVER.LR_SCHEDULER_NAME", "Step"], "SOLVER.LR_SCHEDULER_NAME must be one of"),
         (["SOLVER.BASELR", "0.1"], "the nearest known key is SOLVER.BASE_LR"),
     ],
 )

@@ -1,15 +1,20 @@
 """detectron2's config with attention's keys."""
 
+import difflib
 from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from fvcore.common.registry import Registry
 
 from ...config import (
+    ConfigError,
     add_attention_keys,
     add_augmentation_keys,
     attention_spec,
     check_augmentation,
+    check_values,
     merge_overrides,
     merge_yaml,
 )
@@ -36,8 +41,19 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     add_aa_config(cfg)
     merge_yaml(cfg, config_file)
     merge_overrides(cfg, overrides)
+    _check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    _check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
+    check_values(cfg)
     attention_spec(cfg)
     check_augmentation(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def _check_registered(key: str, name: str, registry: Registry) -> None:
+    known = [each for each, _ in registry]
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean {nearest[0]}?" if nearest else f", known: {', '.join(known)}"
+        raise ConfigError(f"{key} {name!r} is not registered{hint}")

@@ -11,6 +11,7 @@ from ...config import (
     add_augmentation_keys,
     attention_spec,
     check_augmentation,
+    check_values,
     merge_overrides,
     merge_yaml,
 )
@@ -181,7 +182,6 @@ _ALLOWED = {
         "build_retinanet_resnet_fpn_backbone",
         "build_retinanet_aa_resnet_fpn_backbone",
     ),
-    "MODEL.RESNETS.DEPTH": (18, 34, 50, 101, 152),
     "MODEL.RESNETS.NORM": ("FrozenBN", "BN", "SyncBN", "GN"),
     "MODEL.RESNETS.RES5_DILATION": (1,),
     "MODEL.RESNETS.OUT_FEATURES": (["res3", "res4", "res5"],),
@@ -193,12 +193,8 @@ _ALLOWED = {
     "MODEL.RETINANET.IOU_LABELS": ([0, -1, 1],),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": ("smooth_l1", "giou", "diou", "ciou"),
     "MODEL.RETINANET.NORM": ("", "GN"),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "INPUT.FORMAT": ("BGR", "RGB"),
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler",),
-    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR"),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm"),
 }
 
@@ -226,7 +222,8 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     for name in _NOT_OF_A_RETINANET:
         del cfg.MODEL[name]
     _remove(cfg, CfgNode(_DETECTRON2_ONLY))
-    _check_values(cfg)
+    _check_honoured(cfg)
+    check_values(cfg)
     attention_spec(cfg)
     check_augmentation(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -263,7 +260,7 @@ def _needs_detectron2(what: str) -> ConfigError:
     return ConfigError(f"{what} needs detectron2; the torchvision engine cannot honour it")
 
 
-def _check_values(cfg: CfgNode) -> None:
+def _check_honoured(cfg: CfgNode) -> None:
     for name, allowed in _ALLOWED.items():
         value = _get(cfg, name)
         if value not in allowed:
@@ -273,28 +270,11 @@ def _check_values(cfg: CfgNode) -> None:
                 "detectron2 has the rest"
             )
     depth = cfg.MODEL.RESNETS.DEPTH
-    res2 = 64 if depth in (18, 34) else 256
-    for name, expected in (
-        ("MODEL.RESNETS.RES2_OUT_CHANNELS", res2),
-        ("MODEL.RESNETS.NUM_GROUPS", 1 if res2 == 64 else cfg.MODEL.RESNETS.NUM_GROUPS),
-        ("MODEL.RESNETS.WIDTH_PER_GROUP", 64 if res2 == 64 else cfg.MODEL.RESNETS.WIDTH_PER_GROUP),
-    ):
-        if _get(cfg, name) != expected:
-            raise ConfigError(
-                f"{name} must be {expected} for a ResNet-{depth}, got {_get(cfg, name)}"
-            )
-    for name, least in (
-        ("MODEL.RETINANET.NUM_CLASSES", 1),
-        ("MODEL.RETINANET.NUM_CONVS", 0),
-        ("MODEL.FPN.OUT_CHANNELS", 1),
-        ("DATALOADER.NUM_WORKERS", 0),
-        ("SOLVER.IMS_PER_BATCH", 1),
-        ("SOLVER.MAX_ITER", 1),
-        ("SOLVER.CHECKPOINT_PERIOD", 1),
-        ("TEST.EVAL_PERIOD", 0),
-    ):
-        if _get(cfg, name) < least:
-            raise ConfigError(f"{name} must be at least {least}, got {_get(cfg, name)}")
+    if depth in (50, 101, 152) and cfg.MODEL.RESNETS.RES2_OUT_CHANNELS != 256:
+        raise ConfigError(
+            f"MODEL.RESNETS.RES2_OUT_CHANNELS must be 256 for a ResNet-{depth}, got "
+            f"{cfg.MODEL.RESNETS.RES2_OUT_CHANNELS}"
+        )
 
 
 def _get(cfg: CfgNode, name: str):

@@ -1,3 +1,4 @@
+import logging
 import shutil
 
 import pytest
@@ -20,3 +21,16 @@ def browser():
         chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was():
+    """Undoes what a run does to this project's logger: after it, caplog would see nothing."""
+    logger = logging.getLogger("aa_detection")
+    propagate, level, handlers = logger.propagate, logger.level, logger.handlers[:]
+    yield
+    for handler in [each for each in logger.handlers if each not in handlers]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = propagate
+    logger.setLevel(level)

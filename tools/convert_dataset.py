@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""A Pascal VOC or YOLO folder into a COCO annotation file, checked before it is put in place.
+
+python tools/convert_dataset.py voc --images JPEGImages --annotations Annotations \\
+    --image-set ImageSets/Main/train.txt --output train.json
+python tools/convert_dataset.py yolo --images images/train --annotations labels/train \\
+    --names data.yaml --output train.json
+
+Pascal VOC has no list of its classes: where training and validation do not show the same ones, name
+them all with --classes.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from aa_detection.data import DatasetError
+from aa_detection.data.conversion import convert_voc, convert_yolo
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    formats = parser.add_subparsers(dest="format", required=True)
+    for name in ("voc", "yolo"):
+        options = formats.add_parser(name)
+        options.add_argument("--images", type=Path, required=True, metavar="FOLDER")
+        options.add_argument("--annotations", type=Path, required=True, metavar="FOLDER")
+        options.add_argument("--output", type=Path, required=True, metavar="FILE")
+        if name == "voc":
+            options.add_argument("--image-set", type=Path, metavar="FILE", help="images to take")
+            options.add_argument("--classes", nargs="+", default=(), metavar="NAME")
+        else:
+            options.add_argument("--names", type=Path, required=True, metavar="FILE", help="YAML")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is 2 for input that cannot be used."""
+    args = vars(parse_args(argv))
+    convert = {"voc": convert_voc, "yolo": convert_yolo}[args.pop("format")]
+    try:
+        report = convert(**args)
+    except DatasetError as error:
+        print(f"convert_dataset.py: {error}", file=sys.stderr)
+        return 2
+    summary = report.summary
+    print(
+        f"{report.dataset.annotation_file}: {summary.images} images, {summary.annotations} "
+        f"annotations, {len(summary.category_ids)} categories: {', '.join(summary.category_names)}"
+    )
+    for finding in report.warnings:
+        print(f"warning: {finding}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -80,13 +80,6 @@ def convert_yolo(images: Path, annotations: Path, names: Path, output: Path) -> 
         )
     except Exception as error:  # its own, Pillow's or YAML's
         raise DatasetError(_line(error, annotations, names, images)) from error
-    for path, found in dataset.annotations.items():
-        wrong = [int(each) for each in found.class_id if not 0 <= each < len(dataset.classes)]
-        if wrong:
-            raise DatasetError(
-                f"{annotations / Path(path).stem}.txt: class {wrong[0]}, but {names} names "
-                f"{len(dataset.classes)} classes, 0 to {len(dataset.classes) - 1}"
-            )
     return _write(dataset.classes, sorted(dataset.image_paths), dataset.annotations, images, output)
 
 

@@ -143,7 +143,7 @@ def test_what_is_converted_trains(convert, kind, folder, request, monkeypatch):
 BROKEN = {
     "yolo class": (
         "yolo", "labels/a.txt", "7 0.5 0.5 1 1\n",
-        "{folder}/labels/a.txt: class 7, but {folder}/data.yaml names 2 classes, 0 to 1",
+        "{folder}/images/a.jpg' contains class_id 7, outside the valid range [0, 1] for 2 classes.",
     ),
     "yolo line": ("yolo", "labels/a.txt", "0 0.5 0.5\n", "{folder}/labels/a.txt"),
     "yolo nan": ("yolo", "labels/a.txt", "0 nan 0.5 1 1\n", "{folder}/labels/a.txt"),

@@ -19,6 +19,7 @@ LAYERS = (
     ("evaluation", "export", "training"),
     ("checkpoints",),
     ("visualization",),
+    ("reports",),
     ("engines",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,121 @@
+"""What a run left in its output directory."""
+
+import json
+import math
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import ConfigError
+from ..evaluation.coco_ap import METRICS
+
+Series = list[tuple[int, float]]  # (iteration, value) in the order of the iterations
+
+
+@dataclass(frozen=True)
+class Run:
+    """One output directory, of either engine.
+
+    Attributes:
+        name: of the directory.
+        config: the content of ``config.yaml``.
+        scalars: what ``metrics.json`` holds, by name; values that are no number are left out.
+        result_file: the detections on `dataset`, in COCO's format.
+        dataset: the test dataset that the report is about, the first of the config.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+    scalars: dict[str, Series]
+    result_file: Path
+    dataset: str
+
+    @property
+    def augmented(self) -> bool:
+        """Whether the backbone has attention that can be looked at."""
+        return self.config["MODEL"].get("ATTENTION", {}).get("CONV") == "aa"
+
+    @property
+    def evaluations(self) -> dict[str, Series]:
+        """COCO's metrics of every evaluation, in percent, in COCO's order."""
+        prefix = "bbox/" if f"bbox/{METRICS[0]}" in self.scalars else f"{self.dataset}/bbox/"
+        found = ((name, self.scalars.get(prefix + name, [])) for name in METRICS)
+        return {name: series for name, series in found if series}
+
+    @property
+    def losses(self) -> dict[str, Series]:
+        """The total first, then its parts."""
+        names = [name for name in self.scalars if name.startswith("loss_")]
+        found = ((name, self.scalars.get(name, [])) for name in ("total_loss", *sorted(names)))
+        return {name: series for name, series in found if series}
+
+
+def read_run(folder: str | os.PathLike) -> Run:
+    """Read an output directory.
+
+    Raises:
+        ConfigError: it is none, or the run was not evaluated.
+    """
+    folder = Path(folder)
+    config = _read_config(folder / "config.yaml")
+    dataset = str(config["DATASETS"]["TEST"][0])
+    candidates = [
+        folder / "inference" / "coco_instances_results.json",
+        folder / "inference" / dataset / "coco_instances_results.json",  # several test datasets
+    ]
+    result_file = next((path for path in candidates if path.is_file()), None)
+    if result_file is None:
+        raise ConfigError(
+            f"{candidates[0]}: no such file: expected the output directory of a run that was "
+            "evaluated"
+        )
+    return Run(
+        name=folder.resolve().name,
+        folder=folder,
+        config=config,
+        scalars=_read_scalars(folder / "metrics.json"),
+        result_file=result_file,
+        dataset=dataset,
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}: expected the output directory of a run"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        usable = bool(config["DATASETS"]["TEST"]) and "ATTENTION" in config["MODEL"]
+    except (KeyError, TypeError):
+        usable = False
+    if not usable:
+        raise ConfigError(f"{path}: expected a run's configuration with MODEL and DATASETS.TEST")
+    return config
+
+
+def _read_scalars(path: Path) -> dict[str, Series]:
+    """By name; a run resumed without its file, or evaluated only, has none."""
+    if not path.exists():
+        return {}
+    series: dict[str, dict[int, float]] = defaultdict(dict)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            iteration = int(row["iteration"])
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"{path}: line {number}: expected an object of JSON with an iteration"
+            ) from None
+        for key, value in row.items():
+            if key != "iteration" and isinstance(value, (int, float)) and math.isfinite(value):
+                series[key][iteration] = float(value)  # of two runs in one folder, the later
+    return {key: sorted(values.items()) for key, values in series.items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -188,6 +189,7 @@ def command(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # a process group, as a shell makes it
         )
 
     return _command
@@ -243,3 +245,28 @@ def test_bad_input_is_said_once(engine, command, tmp_path, launcher):
     assert f'File "{ROOT}' not in errors  # torchrun shows a traceback of its own
     assert process.returncode == (1 if launcher else 2)  # torchrun's own status
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("signum", "send"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)],
+    ids=["Ctrl-C, to the group", "to the launcher"],
+)
+def test_a_signal_leaves_a_checkpoint(torchvision_engine, command, tmp_path, signum, send):
+    output = tmp_path / "out"
+    keys = ["SOLVER.MAX_ITER", "100000", "OUTPUT_DIR", str(output)]
+    process = command(torchvision_engine, "--num-gpus", "2", keys=keys)
+    log = output / "log.txt"
+    end = time.monotonic() + 120
+    while not (log.exists() and "  iter: " in log.read_text()) and time.monotonic() < end:
+        time.sleep(0.5)
+    send(process.pid, signum)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, errors
+    (checkpoint,) = (output / "checkpoints").iterdir()
+    ends = [line for line in errors.splitlines() if line.startswith("train_net.py: ")]
+    assert ends == [
+        f"train_net.py: interrupted by {signum.name}; --resume goes on from {checkpoint}"
+    ]
+    assert "Traceback" not in errors

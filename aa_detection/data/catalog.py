@@ -39,6 +39,8 @@ _BUILTIN = {
     "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
     "aa_sample_train": ("aa_sample/annotations/train.json", "aa_sample/train"),
     "aa_sample_val": ("aa_sample/annotations/val.json", "aa_sample/val"),
+    "aa_context_train": ("aa_context/annotations/train.json", "aa_context/train"),
+    "aa_context_val": ("aa_context/annotations/val.json", "aa_context/val"),
 }
 
 _registered: dict[str, CocoDataset] = {}

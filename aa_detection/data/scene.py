@@ -43,7 +43,7 @@ def draw_scene(
     for size in sorted((_size(rng) for _ in range(wanted)), reverse=True):
         for _ in range(_PLACES_TO_TRY):
             shape = str(rng.choice(list(SHAPES)))
-            coverage = _place(_silhouette(rng, shape, size), rng, height, width)
+            coverage = place(silhouette(rng, shape, size), rng, height, width)
             pixels = coverage >= 0.5
             behind = [other._replace(visible=other.visible & ~pixels) for other in objects]
             if all(_shows_enough(other) for other in behind):
@@ -131,7 +131,7 @@ def _size(rng: np.random.Generator) -> float:
     return rng.uniform(smallest, largest)
 
 
-def _silhouette(rng: np.random.Generator, shape: str, size: float) -> NDArray[np.float64]:
+def silhouette(rng: np.random.Generator, shape: str, size: float) -> NDArray[np.float64]:
     """A shape's outline, ``(points, 2)``, rotated, the longer side of its box `size` pixels."""
     stretch = np.diag([1, rng.uniform(0.8, 1)])
     angle = rng.uniform(0, 2 * np.pi)
@@ -140,7 +140,7 @@ def _silhouette(rng: np.random.Generator, shape: str, size: float) -> NDArray[np
     return points * size / np.ptp(points, axis=0).max()
 
 
-def _place(
+def place(
     points: NDArray[np.float64], rng: np.random.Generator, height: int, width: int
 ) -> NDArray[np.float64]:
     """Share of each pixel that an outline covers, ``(H, W)``; a random place inside the image."""
@@ -177,7 +177,9 @@ def _ramp(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float
     return (x * np.cos(angle) + y * np.sin(angle)) * 2 / np.hypot(height, width)
 
 
-def _noise(rng: np.random.Generator, height: int, width: int, grain: int) -> NDArray[np.float64]:
+def smooth_noise(
+    rng: np.random.Generator, height: int, width: int, grain: int
+) -> NDArray[np.float64]:
     """``(H, W)``, smooth noise of standard deviation near 1 with spots of `grain` pixels."""
     coarse = rng.normal(size=(height // grain + 3, width // grain + 3))
     fine = cv2.resize(coarse, None, fx=grain, fy=grain, interpolation=cv2.INTER_CUBIC)
@@ -187,7 +189,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, grain: int) -> NDA
 def _shading(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
     """What an object's surface adds to its colour, ``(H, W, 1)``."""
     light = rng.uniform(0, 35) * _ramp(rng, height, width)
-    return (light + rng.uniform(2, 10) * _noise(rng, height, width, 6))[..., None]
+    return (light + rng.uniform(2, 10) * smooth_noise(rng, height, width, 6))[..., None]
 
 
 def _background(
@@ -200,7 +202,7 @@ def _background(
     image = ends[0] * (1 - mix) + ends[1] * mix
     for grain in (3, 12, 40):
         tint = 1 + rng.normal(0, 0.2, 3)
-        image += rng.uniform(2, 10) * _noise(rng, height, width, grain)[..., None] * tint
+        image += rng.uniform(2, 10) * smooth_noise(rng, height, width, grain)[..., None] * tint
     if rng.random() < 0.5:
         waves = rng.uniform(4, 30) * np.pi * _ramp(rng, height, width)
         image += rng.uniform(4, 16) * np.sin(waves)[..., None]

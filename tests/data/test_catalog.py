@@ -87,9 +87,13 @@ def test_unknown_name_gets_the_nearest_and_all_known_ones():
     with pytest.raises(DatasetError) as error:
         get_coco_dataset("coco_2017_vall")
     assert str(error.value) == (
-        "unknown dataset 'coco_2017_vall', did you mean 'coco_2017_val'? known: aa_sample_train, "
-        "aa_sample_val, birds, coco_2014_minival, coco_2014_train, coco_2014_val, "
-        "coco_2014_valminusminival, coco_2017_train, coco_2017_val"
+        "unknown dataset 'coco_2017_vall', did you mean 'coco_2017_val'? known: "
+        "aa_context_train, aa_context_val, aa_sample_train, aa_sample_val, birds, "
+        "coco_2014_minival, coco_2014_train, coco_2014_val, coco_2014_valminusminival, "
+        "coco_2017_train, coco_2017_val"
     )
-    with pytest.raises(DatasetError, match="^unknown dataset 'zzz', known: aa_sample_train, "):
+    with pytest.raises(
+        DatasetError,
+        match="^unknown dataset 'zzz', known: aa_context_train, aa_context_val, aa_sample_train, ",
+    ):
         get_coco_dataset("zzz")

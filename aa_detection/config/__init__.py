@@ -2,7 +2,13 @@
 
 from .attention_keys import add_attention_keys, attention_spec
 from .augmentation_keys import add_augmentation_keys, check_augmentation
-from .loading import ConfigError, UnknownKeyError, merge_overrides, merge_yaml
+from .loading import (
+    ConfigError,
+    UnknownKeyError,
+    merge_overrides,
+    merge_yaml,
+    read_settings,
+)
 from .training import check_evaluation, check_training, default_to_final_weights, number_of_classes
 from .values import check_values
 
@@ -20,4 +26,5 @@ __all__ = [
     "merge_overrides",
     "merge_yaml",
     "number_of_classes",
+    "read_settings",
 ]

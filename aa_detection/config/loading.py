@@ -79,6 +79,32 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
         _merge(cfg, tree, "the command line")
 
 
+def read_settings(path: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a YAML file, its bases and overrides set, by the keys' dotted names, sorted.
+
+    Unlike a loaded config this has no defaults, so that it stays the same where keys are added.
+
+    Raises:
+        ConfigError: as :func:`merge_yaml` for a file that cannot be read.
+    """
+    settings: dict[str, Any] = {}
+    for _, tree in _chain(path, ()):
+        settings.update(_flat(tree))
+    settings.update(
+        (key, CfgNode._decode_cfg_value(value))
+        for key, value in zip(overrides[::2], overrides[1::2])
+    )
+    return dict(sorted(settings.items()))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, CfgNode._decode_cfg_value(value)
+
+
 def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The files to merge, bases first, each with its mapping."""
     real = os.path.realpath(path)

@@ -6,7 +6,13 @@ import os
 import pytest
 from fvcore.common.config import CfgNode
 
-from aa_detection.config import ConfigError, UnknownKeyError, merge_overrides, merge_yaml
+from aa_detection.config import (
+    ConfigError,
+    UnknownKeyError,
+    merge_overrides,
+    merge_yaml,
+    read_settings,
+)
 
 
 @pytest.fixture
@@ -286,3 +292,18 @@ def test_wrong_overrides_are_refused_in_one_line(cfg, overrides, message):
     assert found.startswith(message)
     if message == "the command line: ":
         assert overrides[0] in found
+
+
+def test_settings_are_what_files_and_overrides_set_and_no_default(tmp_path):
+    (tmp_path / "base.yaml").write_text("MODEL: {RESNETS: {DEPTH: 18}, DEVICE: cpu}\nSEED: 1\n")
+    (tmp_path / "top.yaml").write_text("_BASE_: base.yaml\nMODEL: {RESNETS: {DEPTH: 50}}\n")
+    settings = read_settings(str(tmp_path / "top.yaml"), ["SEED", "7", "SOLVER.STEPS", "(3, 4)"])
+    assert settings == {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.RESNETS.DEPTH": 50,
+        "SEED": 7,
+        "SOLVER.STEPS": (3, 4),
+    }
+    assert list(settings) == sorted(settings)
+    with pytest.raises(ConfigError):
+        read_settings(str(tmp_path / "none.yaml"), [])

@@ -1,0 +1,79 @@
+"""Time and peak memory of cases, measured side by side. Runs on Linux."""
+
+import ctypes
+import multiprocessing
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+MIN_TURNS, MAX_TURNS = 3, 100
+ENOUGH_S = 15.0  # of turns, for all cases of one size
+LONG_S = 10.0  # a case that takes longer is run once
+
+# what is timed: called with True, it also computes gradients
+Case = Callable[[bool], None]
+
+
+def take_turns(cases: dict[str, Case], device: str) -> dict[str, dict[str, float]]:
+    """Median milliseconds of every case, without and with gradients."""
+    seconds = defaultdict(list)
+    start = time.perf_counter()
+    for turn in range(MAX_TURNS):
+        if turn >= MIN_TURNS and time.perf_counter() - start > ENOUGH_S:
+            break
+        for name, case in cases.items():
+            for backward in (False, True):
+                taken = seconds[name, backward]
+                if not taken or taken[0] < LONG_S:
+                    taken.append(seconds_of(case, backward, device))
+    return {
+        name: {
+            "forward_ms": 1e3 * statistics.median(seconds[name, False]),
+            "forward_backward_ms": 1e3 * statistics.median(seconds[name, True]),
+        }
+        for name in cases
+    }
+
+
+def seconds_of(case: Case, backward: bool, device: str) -> float:
+    start = time.perf_counter()
+    case(backward)
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_memory(case: Case, device: str) -> dict[str, float]:
+    """Megabytes over what is allocated before, without and with gradients."""
+    peaks = {}
+    before = None
+    ctypes.CDLL(None).malloc_trim(0)  # or freed memory would be used again and not be counted
+    for name, backward in (("forward_mb", False), ("forward_backward_mb", True)):
+        if device == "cpu":
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+            before = before or process_memory("VmRSS")
+            case(backward)
+            peaks[name] = process_memory("VmHWM") - before
+        else:
+            torch.cuda.reset_peak_memory_stats()
+            before = before or torch.cuda.memory_allocated() / 2**20
+            case(backward)
+            peaks[name] = torch.cuda.max_memory_allocated() / 2**20 - before
+    return peaks
+
+
+def process_memory(field: str) -> float:
+    """Megabytes, as Linux counts them."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def in_fresh_process(function: Callable, *arguments):
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)

@@ -1,0 +1,216 @@
+#!/usr/bin/env python
+"""Measure what attention gains: plain, AA, SE and AW twins of one small detector.
+
+    reproduce_gains.py              on whatever engine and device there is, a run at a time
+    reproduce_gains.py --jobs 2     two at a time
+
+Two datasets, both drawn by the project: `sample`, ordinary objects, and `context`, whose classes
+can be told only from the far end of the image. The arms differ in MODEL.ATTENTION.CONV and GATE
+alone, and train on the same images for the same number of steps with the same seeds.
+
+Every run is a process of its own and leaves its numbers and detections in ``--records``. What is
+there is not run again, and what was interrupted goes on from its last checkpoint: start the same
+command as often as needed. A table of the runs that are complete, with confidence intervals over
+images and seeds, is printed at the end, also after Ctrl-C, and written beside them.
+"""
+
+import argparse
+import signal
+import statistics
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from aa_detection.config import ConfigError
+from aa_detection.data import DatasetError
+from aa_detection.data.context import CONTEXT
+from aa_detection.data.drawn import DrawnDataset
+from aa_detection.data.sample import SAMPLE
+from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines.runs import Run, Runs
+from aa_detection.evaluation import compare
+from aa_detection.training.interrupt import Interrupted
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The protocol. Fixed before the runs; another one needs another folder of records.
+SEEDS = (1, 2, 3, 4, 5)
+ARMS = {
+    "plain": (),
+    "aa": ("MODEL.ATTENTION.CONV", "aa"),
+    "se": ("MODEL.ATTENTION.GATE", "se"),
+    "aw": ("MODEL.ATTENTION.CONV", "aw"),
+}
+BASELINE = "plain"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    dataset: DrawnDataset
+    num_train: int
+    num_val: int
+    config_file: Path
+    seed: int = 0  # of the images
+
+    def write(self, root: Path) -> Path:
+        return self.dataset.write(
+            root, num_train=self.num_train, num_val=self.num_val, seed=self.seed
+        )
+
+    def run(self, arm: str, seed: int, overrides: list[str], root: Path) -> Run:
+        data = {
+            "version": self.dataset.version,
+            "num_train": self.num_train,
+            "num_val": self.num_val,
+            "seed": self.seed,
+        }
+        return Run(
+            name=f"{self.dataset.name}/{arm}-seed{seed}",
+            config_file=self.config_file,
+            overrides=(*overrides, *ARMS[arm], "SEED", str(seed)),
+            labels={"dataset": self.dataset.name, "arm": arm, "seed": seed, "data": data},
+            environment={"DETECTRON2_DATASETS": str(root)},
+        )
+
+
+EXPERIMENTS = {
+    "context": Experiment(CONTEXT, 1500, 300, ROOT / "configs/gains/context_R18.yaml"),
+    "sample": Experiment(SAMPLE, 1500, 300, ROOT / "configs/gains/sample_R18.yaml"),
+}
+
+
+def table(runs: Runs, name: str, plan: dict[str, list[Run]], annotations: Path) -> list[str]:
+    """The arms of one dataset beside the baseline, in Markdown; of the runs that are complete."""
+    complete = {
+        arm: [run for run in arm_runs if runs.record(run)] for arm, arm_runs in plan.items()
+    }
+    found = {arm: [runs.detections(run) for run in done] for arm, done in complete.items()}
+    lines = [
+        f"## {name}",
+        "",
+        "| arm | runs | AP (standard deviation) | AP50 | AP75 | AP over plain, 95 % interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    verdicts = []
+    for arm, done in complete.items():
+        if not done:
+            continue
+        cells = [arm, str(len(done))]
+        for metric in ("AP", "AP50", "AP75"):
+            values = [runs.record(run)["metrics"][metric] for run in done]
+            cells.append(f"{statistics.mean(values):.1f}")
+            if metric == "AP" and len(values) > 1:
+                cells[-1] += f" ({statistics.stdev(values):.1f})"
+        if arm == BASELINE or not found.get(BASELINE):
+            cells.append("")
+        else:
+            comparison = compare(annotations, found[arm], found[BASELINE], names=(arm, BASELINE))
+            ap = comparison.metrics["AP"]
+            cells.append(f"{ap.difference:+.1f}, {ap.low:+.1f} to {ap.high:+.1f}")
+            verdicts.append(f"- {comparison.verdict}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", *verdicts, ""]
+
+
+def chosen(known: Collection[str], text: str) -> list[str]:
+    """Names of `known` from a list with commas."""
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+    return names
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers from a list with commas."""
+    return [int(number) for number in text.split(",")]
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, known in (("datasets", EXPERIMENTS), ("arms", ARMS)):
+        parser.add_argument(
+            f"--{name}",
+            type=partial(chosen, known),
+            default=[*known],
+            metavar="NAME,NAME",
+            help=f"default: {','.join(known)}",
+        )
+    parser.add_argument(
+        "--seeds",
+        type=numbers,
+        default=[*SEEDS],
+        metavar="N,N",
+        help=f"default: {','.join(map(str, SEEDS))}",
+    )
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--records", type=Path, default=ROOT / "docs/gains", help="what is kept of the runs"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("output/gains"), help="datasets, logs and checkpoints"
+    )
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config keys to override in all runs, at the end of the command",
+    )
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {args.jobs}")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; exit status 2 for unusable input, 1 for a run that failed."""
+    args = parse_args(argv)
+    try:
+        engine = load_engine(args.engine).__name__.rpartition(".")[2]
+        runs = Runs(ROOT / "tools/train_net.py", engine, args.records, args.work)
+        root = (args.work / "datasets").resolve()
+        plans = {
+            name: {
+                arm: [EXPERIMENTS[name].run(arm, seed, args.opts, root) for seed in args.seeds]
+                for arm in args.arms
+            }
+            for name in args.datasets
+        }
+        # a seed of every arm before the next: what is there so far can be compared
+        order = [
+            plans[name][arm][number]
+            for name in args.datasets
+            for number in range(len(args.seeds))
+            for arm in args.arms
+        ]
+        folders = {name: EXPERIMENTS[name].write(root) for name in args.datasets}
+        status = 0
+        try:
+            if runs.complete(order, jobs=args.jobs, report=lambda line: print(line, flush=True)):
+                status = 1
+        except (KeyboardInterrupt, Interrupted) as end:
+            print("reproduce_gains.py: interrupted; the same command continues", file=sys.stderr)
+            status = 128 + getattr(end, "signum", signal.SIGINT)
+        lines = []
+        for name in args.datasets:
+            lines += table(runs, name, plans[name], folders[name] / "annotations/val.json")
+        text = "\n".join(lines)
+        print(text)
+        args.records.mkdir(parents=True, exist_ok=True)
+        (args.records / "table.md").write_text(text, encoding="utf-8")
+    except (ConfigError, DatasetError) as error:
+        print(f"reproduce_gains.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("reproduce_gains.py: interrupted before the runs began", file=sys.stderr)
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,339 @@
+#!/usr/bin/env python
+"""What each choice of the attention costs and gains: one factor at a time around the default.
+
+    sweep_ratio.py train     AP of every choice: the small detector on the context dataset
+    sweep_ratio.py cost      parameters, FLOPs, latency and memory of every choice
+    sweep_ratio.py report    a table and a plot of both
+
+The AP is that of the AA twin of tools/reproduce_gains.py with one key changed. The costs are those
+of AA-RetinaNet-R50 with the same key, where they matter: parameters and FLOPs (multiply-adds) are
+counted, time and memory of inference, of one image and up to the head's outputs, are measured, the
+time beside the plain detector's in the same process. All is kept in ``--records``; what is there is
+not made again, and what was interrupted goes on.
+"""
+
+import argparse
+import json
+import platform
+import signal
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from aa_detection.config import ConfigError
+from aa_detection.data import DatasetError
+from aa_detection.data.context import CONTEXT
+from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines.runs import Run, Runs
+from aa_detection.models.analysis import DensePart, analyze
+from aa_detection.models.timing import Case, in_fresh_process, peak_memory, take_turns
+from aa_detection.training.interrupt import Interrupted
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINED = ROOT / "configs/gains/context_R18.yaml"
+COSTED = ROOT / "configs/aa_retinanet_R50.yaml"
+NUM_TRAIN, NUM_VAL = 1500, 300
+SEEDS = (1, 2)
+
+# factor: its config key, and its values, the default's among them
+FACTORS = {
+    "value ratio": ("MODEL.ATTENTION.AA.VALUE_RATIO", [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]),
+    "key ratio": ("MODEL.ATTENTION.AA.KEY_RATIO", [0.1, 0.2, 0.5, 1.0]),
+    "heads": ("MODEL.ATTENTION.AA.NUM_HEADS", [1, 2, 4, 8, 16]),
+    "stages": (
+        "MODEL.ATTENTION.STAGES",
+        [["res5"], ["res4", "res5"], ["res3", "res4", "res5"]],
+    ),
+    "pooled stages": ("MODEL.ATTENTION.AA.POOL_STAGES", [[], ["res3"], ["res3", "res4"]]),
+    "relative positions": ("MODEL.ATTENTION.AA.RELATIVE", [True, False]),
+}
+DEFAULTS = {
+    "value ratio": 0.1,
+    "key ratio": 0.2,
+    "heads": 8,
+    "stages": ["res3", "res4", "res5"],
+    "pooled stages": ["res3"],
+    "relative positions": True,
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of a factor; the default's is the same choice in every factor."""
+
+    factor: str
+    value: str
+    name: str  # of its files
+    overrides: tuple[str, ...]
+
+
+def choices() -> list[Choice]:
+    found = []
+    for factor, (key, values) in FACTORS.items():
+        for value in values:
+            text = ", ".join(value) or "none" if isinstance(value, list) else str(value)
+            overrides = ["MODEL.ATTENTION.CONV", "aa"]
+            name = "default"
+            if value != DEFAULTS[factor]:
+                overrides += [key, repr(value)]
+                name = f"{factor} {text}".replace(",", "").replace(" ", "-")
+            found.append(Choice(factor, text, name, tuple(overrides)))
+    return found
+
+
+# ---- training ------------------------------------------------------------------------------------
+
+
+def planned_runs(args: argparse.Namespace, root: Path) -> dict[str, list[Run]]:
+    """The runs of every choice by its name, one a seed."""
+    data = {"version": CONTEXT.version, "num_train": NUM_TRAIN, "num_val": NUM_VAL, "seed": 0}
+    return {
+        choice.name: [
+            Run(
+                name=f"{choice.name}-seed{seed}",
+                config_file=TRAINED,
+                overrides=(*args.opts, *choice.overrides, "SEED", str(seed)),
+                labels={"choice": choice.name, "seed": seed, "data": data},
+                environment={"DETECTRON2_DATASETS": str(root)},
+            )
+            for seed in args.seeds
+        ]
+        for choice in choices()
+    }
+
+
+def train(args: argparse.Namespace) -> int:
+    root = (args.work / "datasets").resolve()
+    plan = planned_runs(args, root)
+    CONTEXT.write(root, num_train=NUM_TRAIN, num_val=NUM_VAL)
+    # a seed of every choice before the next
+    order = [runs[number] for number in range(len(args.seeds)) for runs in plan.values()]
+    failed = recorded_runs(args).complete(order, jobs=args.jobs, report=say)
+    return 1 if failed else 0
+
+
+def recorded_runs(args: argparse.Namespace) -> Runs:
+    engine = load_engine(args.engine).__name__.rpartition(".")[2]
+    return Runs(ROOT / "tools/train_net.py", engine, args.records, args.work)
+
+
+# ---- cost ----------------------------------------------------------------------------------------
+
+PLAIN = ("MODEL.ATTENTION.CONV", "")
+
+
+def cost(args: argparse.Namespace) -> int:
+    path = args.records / "cost.json"
+    machine = {
+        "device": "CPU" if args.device == "cpu" else torch.cuda.get_device_name(args.device),
+        "threads": torch.get_num_threads(),
+        "size": list(args.size),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    kept = read_costs(path)
+    rows = kept["rows"] if kept["machine"] == machine else {}
+    args.records.mkdir(parents=True, exist_ok=True)
+    engine = args.engine
+    for choice in choices():
+        if choice.name in rows:
+            continue
+        row = counts(engine, choice.overrides, args.size)
+        times = in_fresh_process(latency, engine, choice.overrides, args.size, args.device)
+        row["forward_ms"] = times["aa"]["forward_ms"]
+        row["plain_forward_ms"] = times["plain"]["forward_ms"]
+        row |= in_fresh_process(memory, engine, choice.overrides, args.size, args.device)
+        rows[choice.name] = row
+        say(f"{choice.name}: {row['forward_ms'] / row['plain_forward_ms']:.2f} times plain")
+        # after every choice, so that what is stopped leaves what it measured
+        content = {"machine": machine, "rows": rows}
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def read_costs(path: Path) -> dict[str, dict]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {"machine": content["machine"], "rows": content["rows"]}
+    except FileNotFoundError:
+        return {"machine": {}, "rows": {}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not a file of costs: {error}") from None
+
+
+def detector(engine_name: str, overrides: tuple[str, ...]) -> nn.Module:
+    engine = load_engine(engine_name)
+    words = [*overrides, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
+    torch.manual_seed(0)
+    model = engine.build_model(engine.load_config(str(COSTED), words)).eval()
+    for name, module in model.named_modules():
+        # random weights under frozen statistics would overflow
+        if name.endswith(("bn3", "conv3.norm")):
+            nn.init.constant_(module.weight, 0.2)
+    return DensePart(model)
+
+
+def counts(engine: str, overrides: tuple[str, ...], size: tuple[int, int]) -> dict[str, float]:
+    model = detector(engine, overrides)
+    analysis = analyze(model, torch.ones(1, 3, *size))
+    return {"parameters": analysis.parameters, "flops": analysis.flops}
+
+
+def inference(engine: str, overrides: tuple[str, ...], size: tuple[int, int], device: str) -> Case:
+    model = detector(engine, overrides).to(device)
+    images = torch.randn(1, 3, *size, device=device)
+
+    def case(backward: bool) -> None:
+        if not backward:  # inference is all that is measured
+            with torch.no_grad():
+                model(images)
+
+    return case
+
+
+def latency(engine: str, overrides: tuple[str, ...], size: tuple[int, int], device: str):
+    cases = {
+        "plain": inference(engine, PLAIN, size, device),
+        "aa": inference(engine, overrides, size, device),
+    }
+    return take_turns(cases, device)
+
+
+def memory(engine: str, overrides: tuple[str, ...], size: tuple[int, int], device: str):
+    inference(engine, overrides, (64, 64), device)(False)  # what PyTorch allocates once
+    peak = peak_memory(inference(engine, overrides, size, device), device)
+    return {"forward_mb": peak["forward_mb"]}
+
+
+# ---- report --------------------------------------------------------------------------------------
+
+
+def report(args: argparse.Namespace) -> int:
+    runs, plan = recorded_runs(args), planned_runs(args, args.work)
+    costs = read_costs(args.records / "cost.json")["rows"]
+    scores = {
+        name: [record["metrics"]["AP"] for record in map(runs.record, planned) if record]
+        for name, planned in plan.items()
+    }
+    text = table(scores, costs)
+    print(text)
+    args.records.mkdir(parents=True, exist_ok=True)
+    (args.records / "table.md").write_text(text + "\n", encoding="utf-8")
+    plot(scores, costs, args.records / "sweep.png")
+    return 0
+
+
+def table(scores: dict[str, list[float]], costs: dict[str, dict]) -> str:
+    lines = [
+        "| factor | value | AP of the seeds | mean | M params | G FLOPs | ms (times plain) | MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for choice in choices():
+        bold = "**" if choice.name == "default" else ""
+        cells = [choice.factor, f"{bold}{choice.value}{bold}"]
+        values = scores[choice.name]
+        cells.append(", ".join(f"{value:.1f}" for value in values))
+        cells.append(f"{statistics.mean(values):.1f}" if values else "")
+        row = costs.get(choice.name)
+        if row:
+            ratio = row["forward_ms"] / row["plain_forward_ms"]
+            cells += [f"{row['parameters'] / 1e6:.2f}", f"{row['flops'] / 1e9:.1f}"]
+            cells += [f"{row['forward_ms']:.0f} ({ratio:.2f})", f"{row['forward_mb']:.0f}"]
+        else:
+            cells += [""] * 4
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(scores: dict[str, list[float]], costs: dict[str, dict], path: Path) -> None:
+    """A panel a factor: AP of every seed, and latency over the plain detector's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
+    for panel, factor in zip(panels.flat, FACTORS):
+        group = [choice for choice in choices() if choice.factor == factor]
+        for place, choice in enumerate(group):
+            values = scores[choice.name]
+            panel.plot([place] * len(values), values, "o", color="C0")
+        labels = [choice.value.replace(", ", "\n") for choice in group]
+        panel.set_xticks(range(len(group)), labels)
+        panel.set(title=factor, ylabel="AP, context dataset", ylim=(0, None))
+        if all(choice.name in costs for choice in group):
+            rows = [costs[choice.name] for choice in group]
+            beside = panel.twinx()
+            beside.plot([row["forward_ms"] / row["plain_forward_ms"] for row in rows], "s-C1")
+            beside.set_ylabel("latency over plain, R-50", color="C1")
+            beside.set_ylim(0, None)
+    figure.savefig(path, dpi=100)
+
+
+# ---- command line --------------------------------------------------------------------------------
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def numbers(text: str) -> list[int]:
+    """Whole numbers from a list with commas."""
+    return [int(number) for number in text.split(",")]
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function in (("train", train), ("cost", cost), ("report", report)):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function)
+        command.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+        command.add_argument("--records", type=Path, default=ROOT / "docs/sweep", metavar="DIR")
+        if name == "cost":
+            command.add_argument("--device", default="cpu")
+            command.add_argument(
+                "--size", type=parse_size, default=(640, 640), metavar="HxW", help="of the image"
+            )
+            continue
+        command.add_argument("--work", type=Path, default=Path("output/sweep"), metavar="DIR")
+        command.add_argument(
+            "--seeds",
+            type=numbers,
+            default=[*SEEDS],
+            metavar="N,N",
+            help=f"default: {','.join(map(str, SEEDS))}",
+        )
+        command.add_argument("--jobs", type=int, default=1, help="runs at a time")
+        command.add_argument(
+            "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for all runs"
+        )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; exit status 2 for unusable input, 1 for a run that failed."""
+    args = parse_args(argv)
+    try:
+        return args.function(args)
+    except (ConfigError, DatasetError) as error:
+        print(f"sweep_ratio.py: {error}", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, Interrupted) as end:
+        print("sweep_ratio.py: interrupted; the same command continues", file=sys.stderr)
+        return 128 + getattr(end, "signum", signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

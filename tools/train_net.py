@@ -39,7 +39,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1)
     parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
-    parser.add_argument("--dist-url", default="auto", help="where the machines meet")
+    parser.add_argument(
+        "--dist-url", default="auto", help="where several machines meet: tcp://HOST:PORT"
+    )
     data = parser.add_argument_group(
         "your own data", "COCO-format annotations and their images, in place of DATASETS"
     )

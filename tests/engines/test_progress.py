@@ -38,3 +38,5 @@ def test_a_run_shows_its_progress(engine, run, tmp_path):
     pictures = board.Images(samples[0])
     assert len(pictures) == 2  # one an evaluation, of the same image
     assert (pictures[0].width, pictures[0].height) == (pictures[1].width, pictures[1].height)
+    attention = [tag for tag in board.Tags()["images"] if "/attention in image " in tag]
+    assert len(attention) == 2

@@ -25,13 +25,14 @@ from detectron2.engine import (
     create_ddp_model,
     default_setup,
 )
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, inference_context
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoints import load_configured
 from ...config import (
@@ -49,10 +50,12 @@ from ...data import (
     get_coco_dataset,
     require_usable,
 )
+from ...evaluation import Detector
 from ...visualization.samples import sample_pictures
 from ..processes import Processes, plan_processes, run_together
 from .checkpoint import AACheckpointer
 from .mapper import ImageMapper
+from .predict import Detectron2Detector
 
 
 class AATrainer(DefaultTrainer):
@@ -85,8 +88,10 @@ class AATrainer(DefaultTrainer):
                 distributed.broadcast(buffer, src=0)
         results = super().test(cfg, model, evaluators)
         if comm.is_main_process() and has_event_storage():
-            for name in cfg.DATASETS.TEST:
-                _show_samples(cfg, name)
+            network = model.module if isinstance(model, DistributedDataParallel) else model
+            with inference_context(network):
+                for name in cfg.DATASETS.TEST:
+                    _show_samples(cfg, name, Detectron2Detector(cfg, network))
         return results
 
     @classmethod
@@ -122,12 +127,12 @@ def _results_folder(cfg: CfgNode, dataset_name: str) -> str:
     return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder
 
 
-def _show_samples(cfg: CfgNode, dataset_name: str) -> None:
+def _show_samples(cfg: CfgNode, dataset_name: str, detector: Detector) -> None:
     """Put :func:`.samples.sample_pictures` on TensorBoard."""
     dataset = _known(dataset_name)
     results = os.path.join(_results_folder(cfg, dataset_name), "coco_instances_results.json")
     if dataset is not None and os.path.isfile(results):
-        for name, picture in sample_pictures(dataset, results):
+        for name, picture in sample_pictures(dataset, results, detector):
             get_event_storage().put_image(name, torch.from_numpy(picture).permute(2, 0, 1))
 
 

@@ -28,6 +28,7 @@ from ...training.files import atomic_write
 from ...training.guard import StepGuard
 from .data import in_picture, test_loader, train_loader
 from .model import build_model
+from .predict import TorchvisionDetector
 from .progress import show_samples
 
 Results = dict[int, list[dict[str, Any]]]  # image id: COCO's list of results
@@ -176,7 +177,8 @@ class DetectionModule(LightningModule):
                     json.dump(detections, file)
                 metrics = coco_ap(self._cocos[i], detections)
                 self._report(dataset.name, metrics)
-                show_samples(self.loggers, dataset, detections, self.iteration)
+                detector = TorchvisionDetector(self.cfg, self.model)
+                show_samples(self.loggers, dataset, detections, detector, self.iteration)
             self.results[dataset.name] = metrics
         self.evaluated_at = self.iteration
         del self._cocos, self._found

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed
 
 from ...data import CocoDataset
+from ...evaluation import Detector
 from ...visualization.samples import sample_pictures
 
 PERIOD = 20  # iterations between two lines, and what the numbers in them are medians or means of
@@ -121,12 +122,16 @@ class Progress(Callback):
 
 
 def show_samples(
-    loggers: list[Logger], dataset: CocoDataset, detections: list[dict[str, Any]], step: int
+    loggers: list[Logger],
+    dataset: CocoDataset,
+    detections: list[dict[str, Any]],
+    detector: Detector,
+    step: int,
 ) -> None:
     """Put :func:`.samples.sample_pictures` on TensorBoard, where there is one."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
-            for name, picture in sample_pictures(dataset, detections):
+            for name, picture in sample_pictures(dataset, detections, detector):
                 logger.experiment.add_image(name, picture, step, dataformats="HWC")
 
 

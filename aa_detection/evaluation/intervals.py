@@ -29,8 +29,9 @@ def interval(a: np.ndarray, b: np.ndarray) -> Interval:
     n. Runs differ on the sampled images by more than their training: on other images they would
     differ otherwise. That part is in the resampled differences already, is estimated from them
     and is not counted twice. The few runs make it a t distribution, its degrees of freedom
-    after Welch and Satterthwaite. Resampling runs as well, the hierarchical bootstrap, is too
-    narrow with few: it sees (n - 1) / n of their variance, and knows no t.
+    after Welch and Satterthwaite. Resampling runs as well, the hierarchical bootstrap, counts what
+    images do to runs twice, sees (n - 1) / n of the variance between runs and knows no t: with few
+    runs it is too narrow where training varies more than images do.
 
     Args:
         a, b: (runs, 1 + R) a metric on all images, and on each of R resamples. Resamples with NaN

@@ -9,8 +9,6 @@ _COLOURS = (
     (214, 39, 40), (31, 119, 180), (35, 139, 60), (148, 70, 189), (204, 85, 0),
     (0, 128, 138), (190, 30, 120), (120, 94, 40), (60, 70, 200), (90, 100, 110),
 )  # fmt: skip
-_LABEL_SIZE = 15
-_LINE = 3
 
 
 def draw_boxes(
@@ -20,6 +18,8 @@ def draw_boxes(
     *,
     scale: float = 1.0,
     corner: tuple[int, int] = (0, 0),
+    line: int = 3,
+    label_size: int = 15,
 ) -> None:
     """Draw annotations or detections in COCO's format, each with its class and score.
 
@@ -27,6 +27,7 @@ def draw_boxes(
         canvas: RGB, drawn on.
         names: of all category ids; a category has the same colour on every canvas.
         scale, corner: where the picture that the records are of stands on the canvas.
+        line, label_size: in pixels.
     """
     colours = {key: _COLOURS[i % len(_COLOURS)] for i, key in enumerate(sorted(names))}
     draw = ImageDraw.Draw(canvas)
@@ -39,14 +40,14 @@ def draw_boxes(
         for edges, first, last in zip(((x, x + width), (y, y + height)), corner, canvas.size):
             box.append([min(max(0, round(first + edge)), last - 1) for edge in edges])
         boxes.append([box[0][0], box[1][0], box[0][1], box[1][1]])
-        draw.rectangle(boxes[-1], outline=colours[record["category_id"]], width=_LINE)
+        draw.rectangle(boxes[-1], outline=colours[record["category_id"]], width=line)
     # Labels keep off each other, and off objects that they would hide.
-    taken = [box for box in boxes if box[3] - box[1] < 3 * _LABEL_SIZE]
+    taken = [box for box in boxes if box[3] - box[1] < 3 * label_size]
     for record, box in zip(records, boxes):
         text = names[record["category_id"]]
         if "score" in record:
             text += f" {record['score']:.2f}"
-        _draw_label(draw, canvas.size, text, box, colours[record["category_id"]], taken)
+        _draw_label(draw, canvas.size, text, box, colours[record["category_id"]], taken, label_size)
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
@@ -61,9 +62,10 @@ def _draw_label(
     box: Sequence[int],
     colour: tuple[int, int, int],
     taken: list[Sequence[float]],
+    size: int,
 ) -> None:
     """Writes `text` at a corner of `box`, the one that covers least of what is `taken`."""
-    width, height = draw.textlength(text, font(_LABEL_SIZE)) + 6, _LABEL_SIZE + 4
+    width, height = draw.textlength(text, font(size)) + 6, size + 4
     left, top, right, bottom = box
     places = []
     for x in (left, right - width + 1):
@@ -75,7 +77,7 @@ def _draw_label(
     taken.append(place)
     draw.rectangle(place, fill=colour)
     middle = (place[0] + 3, (place[1] + place[3]) / 2)
-    draw.text(middle, text, (255, 255, 255), font(_LABEL_SIZE), anchor="lm")
+    draw.text(middle, text, (255, 255, 255), font(size), anchor="lm")
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> float:

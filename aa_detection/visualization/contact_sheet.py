@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from ..data import DatasetError, get_coco_dataset
+from ..data import DatasetError, get_coco_dataset, read_image
 from .boxes import draw_boxes, font
 
 _CELL = 300  # pixels a side, for one image with its boxes
@@ -131,7 +131,7 @@ def draw_pairs(
             f"image {image_id} · ground truth: {len(truth)}",
             f"predictions: {len(predicted)} (score at least {score_threshold:g})",
         )
-        picture = draw_pair(_open_image(file), truth, predicted, names, titles)
+        picture = draw_pair(read_image(file), truth, predicted, names, titles)
         pairs.append(Pair(image_id, file, picture))
     return pairs
 
@@ -190,14 +190,6 @@ def _draw_cell(
     cell.paste(picture.resize(size, Image.Resampling.BICUBIC), corner)
     draw_boxes(cell, records, names, scale=scale, corner=corner)
     return cell
-
-
-def _open_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
-        raise DatasetError(f"image {path} cannot be read: {error.strerror or error}") from error
 
 
 def _read_detections(detections: Sequence[Mapping] | str | os.PathLike) -> Sequence[Mapping]:

@@ -1,0 +1,127 @@
+"""Where pictures come from: image files, folders of them, videos, webcams."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..data import DatasetError, read_image
+
+# of a folder's files; its others are left alone
+_IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image, video or webcam.
+
+    Attributes:
+        name: the path as it was given, with a folder's below it; a webcam's number.
+        kind: "image", "video" or "webcam".
+        output: file name for the annotated copy, of its own among the sources.
+    """
+
+    name: str
+    kind: str
+    output: Path
+
+    def count(self) -> int:
+        """Pictures, as far as a video's file says; 0: unknown."""
+        if self.kind != "video":
+            return int(self.kind == "image")
+        capture = cv2.VideoCapture(self.name)
+        try:
+            return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        finally:
+            capture.release()
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """``(H, W, 3)`` uint8, BGR, turned as EXIF data or the video's say.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        if self.kind == "image":
+            yield np.ascontiguousarray(np.asarray(read_image(self.name))[:, :, ::-1])
+            return
+        capture = self._open()
+        try:
+            count = 0
+            while True:
+                read, frame = capture.read()
+                if not read:
+                    break
+                count += 1
+                yield frame
+        finally:
+            capture.release()
+        if not count:
+            raise DatasetError(f"{self.kind} {self.name}: no frame can be read")
+
+    def frames_per_second(self) -> float:
+        """Of a video or webcam; 25 where it does not say.
+
+        Raises:
+            DatasetError: it cannot be opened, as a webcam whose :meth:`frames` are being read.
+        """
+        capture = self._open()
+        try:
+            rate = capture.get(cv2.CAP_PROP_FPS)
+        finally:
+            capture.release()
+        return rate if 0 < rate <= 1000 else 25.0
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self.name if self.kind == "video" else int(self.name))
+        if not capture.isOpened():
+            raise DatasetError(f"{self.kind} {self.name} cannot be opened")
+        return capture
+
+
+def find_sources(inputs: Sequence[str]) -> list[Source]:
+    """The sources that command-line words name.
+
+    A number is a webcam, unless a file has that name; a folder stands for the images and videos in
+    it and in the folders below, in order; a file is a video by its ending, and else an image.
+
+    Raises:
+        DatasetError: nothing of that name, or a folder with neither images nor videos.
+    """
+    found: list[tuple[str, str, Path]] = []
+    for word in inputs:
+        path = Path(word)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGES | _VIDEOS)
+            if not files:
+                raise DatasetError(f"{word}: no images or videos in this folder")
+            found += [(os.fspath(p), _kind(p), p.relative_to(path)) for p in files]
+        elif path.exists():
+            found.append((word, _kind(path), Path(path.name)))
+        elif word.isdecimal():
+            found.append((word, "webcam", Path(f"webcam{word}")))
+        else:
+            raise DatasetError(f"{word}: no such file or folder")
+    taken: set[Path] = set()
+    return [Source(name, kind, _free(output, kind, taken)) for name, kind, output in found]
+
+
+def _kind(path: Path) -> str:
+    return "video" if path.suffix.lower() in _VIDEOS else "image"
+
+
+def _free(path: Path, kind: str, taken: set[Path]) -> Path:
+    """`path` with the ending that is written, and a number where another source has that name."""
+    if kind != "image":
+        suffix = ".mp4"
+    else:
+        suffix = ".jpg" if path.suffix.lower() in (".jpg", ".jpeg") else ".png"
+    free, number = path.with_suffix(suffix), 1
+    while free in taken:
+        number += 1
+        free = path.with_name(f"{path.stem}_{number}{suffix}")
+    taken.add(free)
+    return free

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Time and peak memory of the attention operator, and of a detector with it.
+"""Time and peak memory of the attention operator, of a detector with it, and of looking into it.
 
     benchmark.py attention      every backend, plain attention as the floor, and timm's layer
     benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step
+    benchmark.py maps           attention maps of 20 points, as tools/visualize_attention.py draws
 
 Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
 into ``--output``. Times are medians of cases that take turns in one process; memory is the peak
@@ -11,20 +12,30 @@ and not again keep their rows. Runs on Linux.
 """
 
 import argparse
+import io
 import json
 import platform
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aa_detection.attention import relative_attention_2d
 from aa_detection.attention.functional import BACKENDS
-from aa_detection.models.timing import Case, in_fresh_process, peak_memory, take_turns
+from aa_detection.models.timing import (
+    MIN_TURNS,
+    Case,
+    in_fresh_process,
+    peak_memory,
+    seconds_of,
+    take_turns,
+)
 
 # ---- the operator --------------------------------------------------------------------------------
 
@@ -249,17 +260,24 @@ CONFIGS = {"RetinaNet-R50": "retinanet_R50.yaml", "AA-RetinaNet-R50": "aa_retina
 MODEL_SIZES = ("320x320", "640x640", "800x1344")
 
 
-def model_case(kind: str, height: int, width: int, batch: int, device: str) -> Case:
-    """Inference (False) or a training step (True) of a RetinaNet with random weights."""
+def random_detector(kind: str, device: str, *overrides: str):
+    """``(cfg, model)`` of the embedded engine."""
     from aa_detection.engines.torchvision.config import load_config
     from aa_detection.engines.torchvision.model import build_model
 
     torch.manual_seed(0)
     config = Path(__file__).parents[1] / "configs" / CONFIGS[kind]
-    model = build_model(load_config(str(config), ["MODEL.WEIGHTS", ""])).to(device)
+    cfg = load_config(str(config), ["MODEL.WEIGHTS", "", *overrides])
+    model = build_model(cfg).to(device)
     for name, module in model.named_modules():
         if name.endswith("bn3"):  # random weights under frozen statistics would overflow
             nn.init.constant_(module.weight, 0.2)
+    return cfg, model
+
+
+def model_case(kind: str, height: int, width: int, batch: int, device: str) -> Case:
+    """Inference (False) or a training step (True) of a RetinaNet with random weights."""
+    _, model = random_detector(kind, device)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     images = [255 * torch.rand(3, height, width, device=device) for _ in range(batch)]
     corner = torch.rand(8, 2, device=device) * torch.tensor([width, height], device=device) / 2
@@ -325,6 +343,109 @@ def model_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+# ---- attention maps ------------------------------------------------------------------------------
+
+QUERIES = 20
+MAPS_SIZES = ("640x640",)
+
+
+def maps_steps(height: int, width: int, device: str) -> tuple[Callable, dict[str, Callable], dict]:
+    """Plain inference; what visualising the attention of 20 points does, step by step; and where
+    the steps leave what they make."""
+    from aa_detection.engines.torchvision.predict import TorchvisionDetector
+    from aa_detection.visualization.attention_figure import attention_figure
+    from aa_detection.visualization.attention_maps import look
+    from aa_detection.visualization.attention_page import attention_page
+
+    sizes = ("INPUT.MIN_SIZE_TEST", min(height, width), "INPUT.MAX_SIZE_TEST", max(height, width))
+    cfg, model = random_detector("AA-RetinaNet-R50", device, *map(str, sizes))
+    detector = TorchvisionDetector(cfg, model.eval())
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (height, width, 3), np.uint8)
+    points = (generator.random((QUERIES, 2)) * (width, height)).tolist()
+    seen = {}
+
+    def record() -> None:
+        seen["detections"], seen["attention"] = look(detector, image)
+
+    def maps() -> None:
+        seen["attention"].maps(points)
+
+    def figures() -> None:
+        for figure in attention_figure(image, seen["attention"], points):
+            figure.save(io.BytesIO(), format="PNG", compress_level=1)
+
+    def page() -> None:
+        names = [str(i) for i in range(cfg.MODEL.RETINANET.NUM_CLASSES)]
+        arguments = seen["detections"], names, points, "noise"
+        seen["page"] = attention_page(image, seen["attention"], *arguments)
+
+    steps = {"record": record, "maps": maps, "figures": figures, "page": page}
+    return lambda: detector([image]), steps, seen
+
+
+def measure_maps(args: argparse.Namespace) -> Iterator[list[dict]]:
+    for height, width in args.sizes:
+        row = {"name": "AA-RetinaNet-R50", "height": height, "width": width}
+        row |= in_fresh_process(maps_times, height, width, args.device)
+        for what in ("inference", "maps", "everything"):
+            row |= in_fresh_process(maps_memory, what, height, width, args.device)
+        yield [row]
+
+
+def maps_times(height, width, device):
+    inference, steps, seen = maps_steps(height, width, device)
+    seconds = defaultdict(list)
+    for _ in range(MIN_TURNS):
+        for name, step in {"inference": inference, **steps}.items():
+            seconds[name].append(seconds_of(lambda _, step=step: step(), False, device))
+    times = {f"{name}_ms": 1e3 * statistics.median(taken) for name, taken in seconds.items()}
+    return times | {"page_mb": len(seen["page"]) / 1e6}
+
+
+def maps_memory(what, height, width, device):
+    """The peak of plain inference, with the maps, or with the figures and the page as well."""
+
+    def case(size) -> Case:
+        inference, steps, _ = maps_steps(*size, device)
+        chosen = {
+            "inference": [inference],
+            "maps": [steps["record"], steps["maps"]],
+            "everything": steps.values(),
+        }[what]
+        return lambda gradients: gradients or [step() for step in chosen]
+
+    case((64, 64))(False)  # what PyTorch allocates once
+    return {f"{what}_mb": peak_memory(case((height, width)), device)["forward_mb"]}
+
+
+def maps_table(rows: list[dict]) -> str:
+    lines = [
+        f"{QUERIES} points in one image, all heads of all layers; milliseconds, and peak megabytes",
+        "over the model's, in brackets times plain inference's.",
+    ]
+    for row in rows:
+        after = row["maps_ms"] + row["figures_ms"] + row["page_ms"]
+        lines += [
+            "",
+            f"{map_size(row)}  {row['name']}",
+            f"  plain inference              {row['inference_ms']:7.0f} ms",
+            f"  inference, recorded          {row['record_ms']:7.0f} ms",
+            f"  after it: maps               {row['maps_ms']:7.0f} ms",
+            f"            {QUERIES} figures, as PNG  {row['figures_ms']:7.0f} ms",
+            f"            page               {row['page_ms']:7.0f} ms  ({row['page_mb']:.1f} MB)",
+            f"            together           {after:7.0f} ms",
+        ]
+        for what, label in (
+            ("inference", "peak: plain inference"),
+            ("maps", "      with maps"),
+            ("everything", "      with maps, figures, page"),
+        ):
+            peak = row[f"{what}_mb"]
+            lines.append(f"  {label:29}{peak:7.0f} MB  ({peak / row['inference_mb']:.2f})")
+    return "\n".join(lines)
+
+
 # ---- command line --------------------------------------------------------------------------------
 
 
@@ -368,6 +489,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     for name, measure, table, sizes in (
         ("attention", measure_attention, attention_table, ATTENTION_SIZES),
         ("model", measure_model, model_table, MODEL_SIZES),
+        ("maps", measure_maps, maps_table, MAPS_SIZES),
     ):
         command = commands.add_parser(name)
         command.set_defaults(measure=measure, table=table)

@@ -48,7 +48,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "opts",
         nargs=argparse.REMAINDER,
         metavar="KEY VALUE",
-        help="config keys to override, such as MODEL.WEIGHTS, at the end of the command",
+        help="config keys to override at the end of the command: MODEL.WEIGHTS, MODEL.DEVICE, …",
     )
     return parser.parse_args(argv)
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from aa_detection.data.sample import write_sample_dataset
 from aa_detection.engines import ENGINES, load_engine
+from aa_detection.visualization import sources
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "MODEL.FPN.OUT_CHANNELS", "64",
@@ -116,6 +117,25 @@ def test_predict_refuses(command, capsys, tmp_path, words, weights, parts):
     assert command("predict", *words, weights=weights) == 2
     one_line(capsys, *parts)
     assert not (tmp_path / "predictions").exists()
+
+
+def test_predict_interrupted(command, dataset, capsys, tmp_path, monkeypatch):
+    """Ctrl-C in the second batch: what the first found is written."""
+    calls = []
+
+    def stop(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return read(*args)
+
+    read = sources.read_image
+    monkeypatch.setattr(sources, "read_image", stop)
+    words = ["--input", str(dataset), "--score-threshold", "0", "--batch-size", "1"]
+    assert command("predict", *words) == 130
+    one_line(capsys, "interrupted")
+    content = json.loads((tmp_path / "predictions/detections.json").read_text())
+    assert len(content["images"]) == 1 and len(content["annotations"]) == 3
 
 
 def test_visualize_attention(command, dataset, capsys, tmp_path):

@@ -32,6 +32,9 @@ def load_checkpoint(
         model: a detector or ResNet of detectron2's, or of torchvision's.
         allow_partial: load less than half of the backbone's parameters.
 
+    Returns:
+        The report, by detectron2's names.
+
     Raises:
         ConfigError: the model is unchanged then. No tensor fits; less than half of the backbone's
             parameters do, or the blocks are of the other kind (of which half would), and
@@ -54,9 +57,19 @@ def load_checkpoint(
     report.loaded = [name for name in report.loaded if name not in chosen]
     report.sliced += [name for name in chosen if name in fitting]
     report.backbone_share = _backbone_share(own, fitting)
+    _name_as_detectron2(report)
     _check(checkpoint, own, fitting, report, allow_partial)
     load_fitting(model, fitting)
     return report
+
+
+def _name_as_detectron2(report: LoadReport) -> None:
+    """So that a checkpoint's report is the same on both engines."""
+    for names in (report.loaded, report.sliced, report.reindexed, report.fresh, report.unused):
+        names[:] = sorted(map(detectron2_name, names))
+    report.misfits = {
+        detectron2_name(name): shapes for name, shapes in sorted(report.misfits.items())
+    }
 
 
 def _choose_coco_classes(
@@ -89,10 +102,14 @@ def _backbone_share(own: dict[str, Tensor], fitting: dict[str, Tensor]) -> float
     return sum(size for name, size in sizes.items() if name in fitting) / sum(sizes.values())
 
 
-def _has_bottlenecks(names: Iterable[str]) -> bool | None:
-    """Whether a ResNet's blocks have a third convolution; None: there is no ResNet."""
+def _block_kind(names: Iterable[str]) -> str | None:
+    """What the blocks of the ResNet are, if there is one."""
     blocks = [name for name in map(detectron2_name, names) if _BLOCK.search(name)]
-    return any(".conv3." in name for name in blocks) if blocks else None
+    if not blocks:
+        return None
+    if any(".conv3." in name for name in blocks):
+        return "bottlenecks (ResNet-50 and deeper)"
+    return "basic blocks (ResNet-18, 34)"
 
 
 def _check(
@@ -105,25 +122,26 @@ def _check(
     path = checkpoint.path
     for name, tensor in fitting.items():
         if tensor.is_floating_point() != own[name].is_floating_point():
-            raise ConfigError(f"{path}: expected {own[name].dtype} for {name}, got {tensor.dtype}")
+            expected = f"expected {own[name].dtype} for {detectron2_name(name)}"
+            raise ConfigError(f"{path}: {expected}, got {tensor.dtype}")
         if not torch.isfinite(tensor).all():
-            raise ConfigError(f"{path}: {name} holds NaN or infinity; the run it is from diverged")
+            raise ConfigError(
+                f"{path}: {detectron2_name(name)} holds NaN or infinity; its run diverged"
+            )
     share = report.backbone_share
-    theirs, ours = map(_has_bottlenecks, (checkpoint.weights, own))
-    if None not in (theirs, ours) and theirs != ours and not allow_partial:
-        kinds = {False: "basic blocks (ResNet-18, 34)", True: "bottlenecks (ResNet-50 and deeper)"}
+    kind, own_kind = map(_block_kind, (checkpoint.weights, own))
+    if kind and own_kind and kind != own_kind and not allow_partial:
         raise ConfigError(
-            f"{path}: a ResNet of {kinds[theirs]}, and MODEL.RESNETS.DEPTH makes one of "
-            f"{kinds[ours]}"
+            f"{path}: a ResNet of {kind}, and MODEL.RESNETS.DEPTH makes one of {own_kind}"
         )
     if fitting and (allow_partial or share is None or share >= 0.5):
         return
-    because = ""
-    if report.misfits:
-        name, (theirs, ours) = next(iter(report.misfits.items()))
-        because = f"; {name} is {tuple(theirs)}, the model's {tuple(ours)}"
-    elif report.unused:
-        because = f"; it has {report.unused[0]}, the model {report.fresh[0]}"
+    sizes = {detectron2_name(name): tensor.numel() for name, tensor in own.items()}
+    largest = max(report.fresh, key=sizes.__getitem__)
+    because = f"; it lacks {largest}"
+    if largest in report.misfits:
+        theirs, ours = map(tuple, report.misfits[largest])
+        because = f"; {largest} is {theirs}, the model's {ours}"
     if not fitting:
         raise ConfigError(f"{path}: no tensor of it fits the model{because}")
     raise ConfigError(

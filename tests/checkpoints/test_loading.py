@@ -54,9 +54,9 @@ def test_torchvision_imagenet_resnet(torchvision_resnet, save, ending):
     assert report.unused == ["linear.weight", "linear.bias"]
     assert len(report.sliced) == 6 * 5
     assert 0.9 < report.backbone_share < 1
-    fresh = {name.split(".")[0] for name in report.fresh if ".body." not in name}
+    fresh = {name.split(".")[0] for name in report.fresh if "bottom_up" not in name}
     assert fresh == {"backbone", "head"}
-    assert any("layer2.0.conv1.qkv" in name for name in report.fresh)
+    assert any("res3.0.conv1.qkv" in name for name in report.fresh)
     assert len(list(report.lines())) == 4 and all(len(line) < 1200 for line in report.lines())
 
 
@@ -158,9 +158,9 @@ def test_pyramid_on_p5_lacks_p6(torchvision_retinanet, save):
     path = save(torchvision_retinanet(p6_of="p5").state_dict())
     cfg = config("MODEL.WEIGHTS", path, *RETINANET, "MODEL.RETINANET.NORM", "", conv="")
     _, report = load_configured(cfg, build_model(cfg))
-    assert report.fresh == ["backbone.fpn.extra_blocks.p6.weight"]
+    assert report.fresh == ["backbone.top_block.p6.weight"]
     assert list(report.lines())[-1] == (
-        "weights misfit: backbone.fpn.extra_blocks.p6.weight is (256, 256, 3, 3), "
+        "weights misfit: backbone.top_block.p6.weight is (256, 256, 3, 3), "
         "the model's (256, 512, 3, 3)"
     )
 
@@ -276,6 +276,5 @@ def test_nothing_fits():
                 build_model(config()), Checkpoint("a.pth", weights), allow_partial=allow
             )
         assert str(error.value) == (
-            "a.pth: no tensor of it fits the model; it has encoder.weight, the model "
-            "backbone.body.conv1.weight"
+            "a.pth: no tensor of it fits the model; it lacks backbone.bottom_up.res5.0.conv2.weight"
         )

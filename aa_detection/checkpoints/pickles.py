@@ -17,6 +17,10 @@ except ImportError:  # before numpy 2
     from numpy.core import multiarray, numeric
 
 
+class RefusedPickle(pickle.UnpicklingError):
+    """It asks for what is not read from a pickle."""
+
+
 class _Slotted:
     """A callable without attributes: a pickle can set an object's, not this one's."""
 
@@ -28,7 +32,7 @@ class _Latin1Bytes(_Slotted):
 
     def __call__(self, text: str, encoding: str) -> bytes:
         if encoding != "latin1":
-            raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+            raise RefusedPickle(f"it asks for bytes in the encoding {encoding!r}")
         return text.encode("latin1")
 
 
@@ -54,7 +58,7 @@ for _package in ("numpy.core", "numpy._core"):
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(
+            raise RefusedPickle(
                 f"it asks for {module}.{name}, and only arrays, numbers, texts and containers are "
                 "read from a pickle"
             )
@@ -65,7 +69,7 @@ def load_arrays(file: IO[bytes]) -> Any:
     """What a pickle holds, if that is arrays, numbers, texts and containers of them.
 
     Raises:
-        pickle.UnpicklingError: it asks for anything else.
+        RefusedPickle: it asks for anything else.
         Exception: whatever a damaged pickle makes the reader raise.
     """
     return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote the zoo's

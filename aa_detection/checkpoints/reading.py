@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from iopath.common.file_io import PathManager
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from ..config import ConfigError
@@ -23,7 +23,7 @@ from .names import (
     is_torchvision_retinanet,
 )
 from .paths import PATHS, local_file
-from .pickles import load_arrays
+from .pickles import RefusedPickle, load_arrays
 
 # below these a file may keep its weights: detectron2 and torchvision's references, Lightning, pycls
 _WEIGHTS_KEYS = ("model", "state_dict", "model_state", "blobs")
@@ -118,15 +118,15 @@ _READERS = {".safetensors": _read_safetensors, ".pkl": _read_pickle}
 
 
 def _unreadable(kind: str, error: Exception) -> str:
-    problem = str(error).strip().partition("\n")[0] or type(error).__name__
-    if kind == ".pkl":
-        return f"refused, or not a pickle: {problem}"
-    if isinstance(error, SafetensorError):
-        return f"damaged, or not a safetensors file: {problem}"
+    """Our own line: the readers' are paragraphs, or say nothing."""
+    if isinstance(error, RefusedPickle):
+        return str(error)
+    if kind in _READERS:
+        return f"damaged, or not a {kind.removeprefix('.').replace('pkl', 'pickle')} file"
     asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked and isinstance(error, pickle.UnpicklingError):
         return f"it asks for {asked[1]}, and only tensors are read; nothing in it was run"
-    return "damaged, or not a file of tensors"  # torch's own lines are a paragraph
+    return "damaged, or not a file of tensors"
 
 
 def _checkpoint(path: str, content: Any) -> Checkpoint:

@@ -51,7 +51,7 @@ def test_torchvision_imagenet_resnet(torchvision_resnet, save, ending):
             assert torch.equal(own[name][:kept], tensor[:kept]), name
         elif not (".conv1." in name and name.startswith(("res3", "res4", "res5"))):
             assert torch.equal(own[name], tensor), name
-    assert report.unused == ["linear.weight", "linear.bias"]
+    assert report.unused == ["linear.bias", "linear.weight"]
     assert len(report.sliced) == 6 * 5
     assert 0.9 < report.backbone_share < 1
     fresh = {name.split(".")[0] for name in report.fresh if "bottom_up" not in name}
@@ -67,7 +67,7 @@ def test_msra_pickle(msra_pickle):
     with pytest.raises(ConfigError, match=f"^MODEL.WEIGHTS {path}: a pickle"):
         load_configured(cfg, model)
     _, report = load_configured(cfg, model, allow_pickle=True)
-    assert report.backbone_share == 1 and report.unused == ["linear.weight", "linear.bias"]
+    assert report.backbone_share == 1 and report.unused == ["linear.bias", "linear.weight"]
     own = resnet_of(model)
     for name, tensor in from_torchvision(source).items():
         if "running" not in name and not name.startswith("linear") and "num_" not in name:
@@ -89,7 +89,7 @@ def test_torchvision_pickle_of_the_zoo(torchvision_resnet, tmp_path):
     model = build_model(cfg)
     _, report = load_configured(cfg, model, allow_pickle=True)
     assert report.backbone_share == 1
-    assert report.unused == ["stem.fc.weight", "stem.fc.bias"]
+    assert report.unused == ["stem.fc.bias", "stem.fc.weight"]
     with pytest.raises(ConfigError, match="torchvision's weights, .* set INPUT.FORMAT RGB"):
         bgr = config("MODEL.WEIGHTS", str(path), conv="")
         load_configured(bgr, model, allow_pickle=True)
@@ -135,7 +135,7 @@ def test_classes_of_coco_are_chosen(torchvision_retinanet, save):
                  "MODEL.RETINANET.NORM", "", conv="")  # fmt: skip
     model = build_model(cfg)
     _, report = load_configured(cfg, model)
-    assert report.sliced == ["head.cls_score.weight", "head.cls_score.bias"]
+    assert report.sliced == ["head.cls_score.bias", "head.cls_score.weight"]
     assert not (report.fresh or report.unused)
     biases = theirs["head.classification_head.cls_logits.bias"].view(9, 91)
     # COCO's ids of detectron2's first, 12th (after an unused id) and last class

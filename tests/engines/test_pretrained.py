@@ -1,6 +1,7 @@
 """Runs that start from other frameworks' weights, on either engine."""
 
 import pickle
+import re
 
 import pytest
 import torch
@@ -41,7 +42,9 @@ def resnet():
 
 def report(output):
     lines = (output / "log.txt").read_text().splitlines()
-    return [line[line.index("weights ") :] for line in lines if "weights " in line]
+    return [
+        found[0] for found in (re.search(r"weights(?:| \w+): .*", line) for line in lines) if found
+    ]
 
 
 def without_learning(output):

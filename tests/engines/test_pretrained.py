@@ -16,7 +16,7 @@ RGB = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", "[123.675,116.28,103.53]",
 
 # the same lines on both engines
 REPORT = [
-    "weights: 89 of 177 tensors loaded, 30 sliced, 0 re-indexed, 58 fresh; 2 of the checkpoint "
+    "weights: 90 of 178 tensors loaded, 30 sliced, 0 re-indexed, 58 fresh; 2 of the checkpoint "
     "unused; 97.5% of the backbone's parameters loaded",
     "weights sliced: backbone.bottom_up.res3.*.conv1 (10), backbone.bottom_up.res4.*.conv1 (10), "
     "backbone.bottom_up.res5.*.conv1 (10)",
@@ -52,7 +52,7 @@ def without_learning(output):
     return torch.load(output / "model_final.pth", weights_only=True)["model"]
 
 
-STILL = ["SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "0.0", "MODEL.BACKBONE.FREEZE_AT", "1"]
+STILL = ["SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "0.0"]
 
 
 def test_torchvision_resnet(engine, run, resnet, tmp_path):

@@ -3,10 +3,12 @@
 
     study_comparison.py images     equal detectors, one run of each: how often is none shown better?
     study_comparison.py training   the same with noise of training, by the number of runs
+    study_comparison.py strong     the same with more noise of training than of images
     study_comparison.py power      a difference of one AP on 5,000 images: how often is it shown?
     study_comparison.py speed      5,000 images, 80 classes, 100 detections an image
 
-Each adds its rows to ``study.json`` and ``study.txt`` in ``--output``. Shares come with their own
+Each writes its rows into ``study.json`` and ``study.txt`` in ``--output``; images and power add
+simulations to those that are there. Shares come with their own
 95 % intervals (Clopper and Pearson), from the number of simulations.
 """
 
@@ -16,6 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +34,7 @@ from aa_detection.evaluation.simulation import simulate_annotations, simulate_de
 SMALL = {"images": 100, "classes": 2, "per_image": 10, "resamples": 200}
 LARGE = {"images": 5000, "classes": 20, "per_image": 20, "resamples": 200}
 ONE_AP = 0.043  # of skill, on LARGE
-TRAINING_NOISE = 0.03  # of skill, from run to run
+TRAINING_NOISE, STRONG_NOISE = 0.03, 0.15  # of skill, from run to run
 RUNS = (1, 2, 3, 5)
 
 Bounds = tuple[float, float]
@@ -116,14 +119,17 @@ def no_difference(
     }
 
 
-def study_images(simulations: int) -> Iterator[dict]:
-    arms = [simulate_ap(number, 1, **SMALL) for number in range(simulations)]
-    yield {"runs": 1, "method": "images", **no_difference(arms, 1, ours)}
+def study_images(simulations: int, earlier: list[dict]) -> Iterator[dict]:
+    """One row a simulation; those of earlier calls are kept."""
+    yield from earlier
+    for number in range(len(earlier), len(earlier) + simulations):
+        result = interval(*simulate_ap(number, 1, **SMALL))
+        yield {"low": result.low, "high": result.high}
 
 
-def study_training(simulations: int) -> Iterator[dict]:
+def study_training(simulations: int, earlier: list[dict], noise: float) -> Iterator[dict]:
     arms = [
-        simulate_ap(10_000 + number, max(RUNS), training_noise=TRAINING_NOISE, **SMALL)
+        simulate_ap(10_000 + number, max(RUNS), training_noise=noise, **SMALL)
         for number in range(simulations)
     ]
     spread = np.sqrt(np.mean([arm[:, 0].var(ddof=1) for pair in arms for arm in pair]))
@@ -135,18 +141,21 @@ def study_training(simulations: int) -> Iterator[dict]:
             yield row | no_difference(arms, runs, method)
 
 
-def study_power(simulations: int) -> Iterator[dict]:
-    arms = [
-        simulate_ap(20_000 + number, 1, planted=ONE_AP, **LARGE) for number in range(simulations)
-    ]
-    yield {
-        "difference": float(np.mean([a[0, 0] - b[0, 0] for a, b in arms])),
-        "detectable": float(np.mean([interval(a, b).detectable for a, b in arms])),
-        **share([interval(a, b).low > 0 for a, b in arms]),
-    }
+def study_power(simulations: int, earlier: list[dict]) -> Iterator[dict]:
+    """One row a simulation; those of earlier calls are kept."""
+    yield from earlier
+    for number in range(len(earlier), len(earlier) + simulations):
+        a, b = simulate_ap(20_000 + number, 1, planted=ONE_AP, **LARGE)
+        result = interval(a, b)
+        yield {
+            "difference": float(a[0, 0] - b[0, 0]),
+            "low": result.low,
+            "high": result.high,
+            "detectable": result.detectable,
+        }
 
 
-def study_speed(simulations: int) -> Iterator[dict]:
+def study_speed(simulations: int, earlier: list[dict]) -> Iterator[dict]:
     annotations = simulate_annotations(5000, 80, seed=0)
     coco = index_annotations(annotations)
     a, b = (simulate_detections(annotations, seed) for seed in (1, 2))
@@ -165,9 +174,10 @@ def study_speed(simulations: int) -> Iterator[dict]:
 
 
 STUDIES = {
-    "images": (study_images, 500),
-    "training": (study_training, 150),
-    "power": (study_power, 20),
+    "images": (study_images, 200),
+    "training": (partial(study_training, noise=TRAINING_NOISE), 100),
+    "strong": (partial(study_training, noise=STRONG_NOISE), 100),
+    "power": (study_power, 4),
     "speed": (study_speed, 1),
 }
 
@@ -177,14 +187,14 @@ def page(studies: dict[str, list[dict]]) -> str:
     lines = []
     shape = "{images} images, {classes} classes, {per_image} detections an image"
     if "images" in studies:
+        none = [row["low"] <= 0 <= row["high"] for row in studies["images"]]
         lines += [
             "Equal detectors, one run of each, no noise of training but what a seed does to single",
             f"objects; {shape.format(**SMALL)}:",
-            *(f"  no difference shown in {_share(row)}" for row in studies["images"]),
+            f"  no difference shown in {_share(share(none))}",
             "",
         ]
-    if "training" in studies:
-        rows = studies["training"]
+    for rows in (studies[name] for name in ("training", "strong") if name in studies):
         lines += [
             "Equal methods whose runs differ by the seed, with a standard deviation of "
             f"{rows[0]['spread']:.2f} AP;",
@@ -197,13 +207,16 @@ def page(studies: dict[str, list[dict]]) -> str:
             "",
         ]
     if "power" in studies:
-        (row,) = studies["power"]
+        rows = studies["power"]
+        difference, detectable = (
+            np.mean([row[key] for row in rows]) for key in ("difference", "detectable")
+        )
         lines += [
-            f"A planted difference of {row['difference']:.2f} AP (mean of the simulations), one "
-            "run of each;",
+            f"A planted difference of {difference:.2f} AP (mean of the simulations), one run each;",
             f"{shape.format(**LARGE)}:",
-            f"  shown in {_share(row)}; by itself the comparison put the difference that it shows",
-            f"  four times in five at {row['detectable']:.2f} AP",
+            f"  shown in {_share(share([row['low'] > 0 for row in rows]))};",
+            "  the comparisons themselves put what they would show four times in five at "
+            f"{detectable:.2f} AP (mean)",
             "",
         ]
     if "speed" in studies:
@@ -235,11 +248,11 @@ def main(argv: list[str] | None = None) -> int:
     study, simulations = STUDIES[args.study]
     if args.simulations is not None and args.simulations < 1:
         parser.error("expected --simulations of at least 1")
-    rows = list(study(args.simulations or simulations))
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / "study.json"
     studies = json.loads(path.read_text()) if path.exists() else {}
-    studies[args.study] = rows
+    earlier = studies.get(args.study, [])
+    studies[args.study] = list(study(args.simulations or simulations, earlier))
     path.write_text(json.dumps(studies, indent=1) + "\n")
     text = page(studies)
     path.with_suffix(".txt").write_text(text)

@@ -18,6 +18,7 @@ def load_configured(
     *,
     allow_pickle: bool = False,
     allow_partial: bool = False,
+    to_use: bool = False,
     paths: PathManager = PATHS,
 ) -> tuple[Checkpoint, LoadReport]:
     """Read ``MODEL.WEIGHTS`` and load it into the model that `cfg` describes.
@@ -25,15 +26,23 @@ def load_configured(
     Args:
         allow_pickle, paths: of :func:`.read_checkpoint`.
         allow_partial: of :func:`.load_checkpoint`.
+        to_use: the model is not trained any further, so that what the checkpoint lacks would stay
+            random; `allow_partial` has it so.
 
     Raises:
-        ConfigError: it cannot be read, does not fit, or expects other images than `cfg` makes; the
-            model is unchanged then.
+        ConfigError: it cannot be read, does not fit, expects other images than `cfg` makes, or is
+            not whole where it is to be used.
     """
     try:
         checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=allow_pickle, paths=paths)
         check_preprocessing(cfg, checkpoint)
         report = load_checkpoint(model, checkpoint, allow_partial=allow_partial)
+        if to_use and report.fresh and not allow_partial:
+            raise ConfigError(
+                f"{checkpoint.path}: not a trained detector of this configuration: it lacks "
+                f"{len(report.fresh)} tensors, {report.fresh[0]} first; expected a run's "
+                "model_final.pth"
+            )
     except ConfigError as error:
         raise ConfigError(f"MODEL.WEIGHTS {error}") from None
     return checkpoint, report

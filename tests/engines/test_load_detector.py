@@ -50,7 +50,7 @@ def test_finds_what_the_evaluation_writes(engine, agrees, order):
     agrees(engine, "INPUT.FORMAT", order)
 
 
-def test_evaluation_in_half_precision(torchvision_engine, agrees):
+def test_half_precision_is_for_training_only(torchvision_engine, agrees):
     agrees(torchvision_engine, "SOLVER.AMP.ENABLED", "True")
 
 

@@ -50,3 +50,17 @@ def test_weights_of_another_network(engine, run, tiny_config, tmp_path):
     cfg = tiny_config(engine, "MODEL.WEIGHTS", str(tmp_path / "half.pth"))
     with pytest.raises(ConfigError, match="half.pth: only 2.*% of the backbone's parameters load"):
         engine.load_model(cfg)
+
+
+def test_a_backbone_is_no_trained_detector(engine, run, tiny_config, tmp_path):
+    """Its head would be random: a fine-tuned run's own config.yaml names such a file."""
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
+    weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    backbone = {name: tensor for name, tensor in weights.items() if ".bottom_up." in name}
+    torch.save(backbone, tmp_path / "backbone.pth")
+    cfg = tiny_config(engine, "MODEL.WEIGHTS", str(tmp_path / "backbone.pth"))
+    message = "backbone.pth: not a trained detector of this configuration: it lacks .* model_final"
+    with pytest.raises(ConfigError, match=message):
+        engine.load_model(cfg)
+    with pytest.raises(ConfigError, match=message):
+        engine.run(cfg, eval_only=True)

@@ -187,7 +187,7 @@ def run(
         # into a model to throw away: what does not fit is to cost nothing
         trial = cfg.clone()
         trial.MODEL.DEVICE = "cpu"
-        load_configured(cfg, build_model(trial), **loading, paths=PathManager)
+        load_configured(cfg, build_model(trial), **loading, to_use=eval_only, paths=PathManager)
     train, test = _datasets(cfg, eval_only)
     reports = check_datasets(
         train,

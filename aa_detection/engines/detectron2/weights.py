@@ -29,7 +29,9 @@ def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> nn.Module:
     cfg.defrost()
     default_to_final_weights(cfg)
     model = build_model(cfg)
-    _, report = load_configured(cfg, model, allow_pickle=allow_pickle, paths=PathManager)
+    _, report = load_configured(
+        cfg, model, allow_pickle=allow_pickle, to_use=True, paths=PathManager
+    )
     for line in report.lines():
         _log.info("%s", line)
     return model.eval()

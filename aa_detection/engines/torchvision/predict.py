@@ -1,7 +1,6 @@
 """A trained detector as a function from pictures to detections."""
 
 import numpy as np
-import torch
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
@@ -29,7 +28,6 @@ class TorchvisionDetector(Detector):
         super().__init__(model)
         self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         self.format = cfg.INPUT.FORMAT
-        self.half_precision = cfg.SOLVER.AMP.ENABLED  # evaluation uses training's precision
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return shortest_edge(height, width, self.edge, self.max_size)
@@ -37,9 +35,7 @@ class TorchvisionDetector(Detector):
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
         device = next(self.model.parameters()).device
         inputs = [self._prepare(image).to(device) for image in images]
-        dtype = torch.float16 if device.type == "cuda" else torch.bfloat16
-        with torch.autocast(device.type, dtype, enabled=self.half_precision):
-            outputs = self.model(inputs)
+        outputs = self.model(inputs)
         return [
             in_picture(output, pixels.shape[1:], image.shape[:2])
             for output, pixels, image in zip(outputs, inputs, images)

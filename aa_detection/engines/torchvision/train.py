@@ -94,7 +94,11 @@ def run(
     if cfg.MODEL.WEIGHTS and checkpoint is None:
         # into a model to throw away: what does not fit is to cost nothing
         weights, _ = load_configured(
-            cfg, build_model(cfg), allow_pickle=allow_pickle, allow_partial=allow_partial
+            cfg,
+            build_model(cfg),
+            allow_pickle=allow_pickle,
+            allow_partial=allow_partial,
+            to_use=eval_only,
         )
     names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     datasets = {name: get_coco_dataset(name) for name in names}

@@ -28,7 +28,7 @@ def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> RetinaNet:
     cfg.defrost()
     default_to_final_weights(cfg)
     model = build_model(cfg)
-    _, report = load_configured(cfg, model, allow_pickle=allow_pickle)
+    _, report = load_configured(cfg, model, allow_pickle=allow_pickle, to_use=True)
     for line in report.lines():
         _log.info("%s", line)
     return model.eval().to(cfg.MODEL.DEVICE)

@@ -178,6 +178,7 @@ class Runs:
             "seconds": round(time.monotonic() - start, 1),
             "resumed": resumed,
             "versions": _versions(),
+            "commit": _commit(self.train.parent),
         }
         found = json.loads((output / "inference" / "coco_instances_results.json").read_bytes())
         self._path(run).parent.mkdir(parents=True, exist_ok=True)
@@ -251,6 +252,16 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
+
+
+def _commit(folder: Path) -> str | None:
+    """Of the repository that `folder` is in; None where there is none, or no git."""
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _rounded(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:

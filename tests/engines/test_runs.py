@@ -102,6 +102,7 @@ def test_a_run_leaves_its_numbers_and_detections(runs, plan):
     assert record["resumed"] is False
     assert record["seconds"] >= 0 and record["threads"] >= 1
     assert record["versions"]["torch"]
+    assert record["commit"] is None  # the program is in no repository
     assert runs.detections(run) == [
         {"image_id": 1, "category_id": 1, "bbox": [0.12, 1, 2, 3], "score": 0.12346}
     ]

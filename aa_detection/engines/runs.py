@@ -143,7 +143,7 @@ class Runs:
         return failed
 
     def _make(self, run: Run, jobs: int) -> dict[str, Any] | None:
-        """Train, evaluate and record; None if the process failed."""
+        """Train, evaluate and record; None if the process failed or evaluated nothing."""
         output = self.work / run.name
         output.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **run.environment}
@@ -167,11 +167,12 @@ class Runs:
             self._processes.add(process)
             status = process.wait()
             self._processes.discard(process)
-        if status:
+        metrics = {} if status else _last_metrics(output / "metrics.json")
+        if not metrics:
             return None
         record = {
             **self._identity(run),
-            "metrics": _last_metrics(output / "metrics.json"),
+            "metrics": metrics,
             "device": _device(output / "config.yaml"),
             "threads": int(environment["OMP_NUM_THREADS"]),
             # of the process that finished it
@@ -231,6 +232,8 @@ def _difference(part: str, found: Any, wanted: Any) -> str:
 def _last_metrics(path: Path) -> dict[str, float | None]:
     """The last evaluation's, None for a metric of which nothing is annotated."""
     metrics: dict[str, float | None] = {}
+    if not path.exists():
+        return metrics
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if "bbox/AP" in row:

@@ -131,6 +131,12 @@ def test_a_run_that_dies_loses_itself_only_and_goes_on_the_next_time(runs, plan)
     assert len(calls(runs, order[0])) == 1 and len(calls(runs, order[1])) == 2
 
 
+def test_a_run_that_evaluates_nothing_has_failed(runs, plan):
+    runs.train.write_text("")
+    assert complete(runs, plan(1))[0] == plan(1)
+    assert not runs.records.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,10 +182,15 @@ def test_a_signal_ends_the_processes(runs, plan, signum, error):
             time.sleep(0.05)
         os.kill(os.getpid(), signum)
 
+    # a shell that starts the tests in the background has them ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
     start = time.monotonic()
-    with pytest.raises(error):
-        complete(runs, plan(1, 2))
+    try:
+        with pytest.raises(error):
+            complete(runs, plan(1, 2))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - start < 30  # the process did not sleep on
     assert told.read_text() == "once"
     assert not runs.records.exists()

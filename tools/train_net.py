@@ -8,7 +8,7 @@ from aa_detection.config import ConfigError
 from aa_detection.data import DatasetError, register_coco_dataset
 from aa_detection.engines import ENGINES, load_engine
 from aa_detection.engines.processes import report
-from aa_detection.training.failures import RunError
+from aa_detection.training.failures import RunError, exit_status
 from aa_detection.training.interrupt import Interrupted
 
 
@@ -67,11 +67,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line.
-
-    The exit status is 2 for input that cannot be used, 1 for a run that failed, 130 and 143 for one
-    that SIGINT (Ctrl-C) or SIGTERM ended.
-    """
+    """Run the command line; the status is 0 or :func:`exit_status`'s."""
     args = parse_args(argv)
     try:
         engine = load_engine(args.engine)
@@ -94,15 +90,9 @@ def main(argv: list[str] | None = None) -> int:
             dist_url=args.dist_url,
             open_images=not args.skip_images,
         )
-    except (ConfigError, DatasetError) as error:
-        report(f"train_net.py: {error}")
-        return 2
-    except RunError as error:
-        report(f"train_net.py: {error}")
-        return 1
-    except Interrupted as end:
+    except (ConfigError, DatasetError, RunError, Interrupted) as end:
         report(f"train_net.py: {end}")
-        return 128 + end.signum
+        return exit_status(end)
     except KeyboardInterrupt:
         print("train_net.py: interrupted before the run began", file=sys.stderr)
         return 130

@@ -17,7 +17,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
     Args:
         wide: of every image, whether it is wider than tall.
         batch_size: of this process.
-        start, end: may be set until iteration begins.
+        start, end: `start` may be set until iteration begins; an `end` of None never comes.
         group: aspect grouping.
     """
 
@@ -28,7 +28,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         *,
         seed: int,
         start: int,
-        end: int,
+        end: int | None,
         group: bool,
         rank: int,
         world_size: int,

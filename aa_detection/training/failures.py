@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import re
+import threading
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,6 +13,14 @@ from .interrupt import Interrupted, StopSignals
 
 class RunError(RuntimeError):
     """A run that could not go on. One line: what, where, and what it leaves."""
+
+
+def exit_status(end: BaseException) -> int:
+    """2 for input that cannot be used, 1 for a run that failed, 130 and 143 for one that SIGINT
+    (Ctrl-C) or SIGTERM ended."""
+    if isinstance(end, Interrupted):
+        return 128 + end.signum
+    return 1 if isinstance(end, RunError) else 2
 
 
 @contextlib.contextmanager
@@ -30,6 +39,9 @@ def one_line_endings(
     Raises:
         RunError, Interrupted: in place of what was raised; anything else passes.
     """
+    report_thread = threading.excepthook
+    # TensorBoard writes in a thread of its own and hands its errors on as well as printing them
+    threading.excepthook = lambda args: is_accident(args.exc_value) or report_thread(args)
     try:
         yield
     except Interrupted as end:
@@ -44,6 +56,8 @@ def one_line_endings(
             raise
         goes_on = f"; --resume goes on from {checkpoint}" if checkpoint else ""
         raise RunError(_say(error, memory_advice) + goes_on) from None
+    finally:
+        threading.excepthook = report_thread
 
 
 def is_accident(error: BaseException) -> bool:

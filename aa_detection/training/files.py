@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO
 from ..config import ConfigError
 
 # what a process that was killed while writing leaves behind
-_UNFINISHED = ".unfinished"
+UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         OSError: the file system refuses; its `filename` is `path`.
     """
     path = os.fspath(path)
-    unfinished = path + _UNFINISHED
+    unfinished = path + UNFINISHED
     try:
         with open(unfinished, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -44,8 +45,11 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 
 def remove_unfinished(output_dir: str | os.PathLike) -> None:
     """Remove what :func:`atomic_write` was at when its process was killed."""
-    for path in Path(output_dir).rglob(f"*{_UNFINISHED}"):
-        path.unlink(missing_ok=True)
+    for path in list(Path(output_dir).rglob(f"*{UNFINISHED}")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def check_output_dir(output_dir: str | os.PathLike) -> None:
@@ -66,25 +70,22 @@ def check_output_dir(output_dir: str | os.PathLike) -> None:
 
 
 def cut_metrics(path: str | os.PathLike, iteration: int) -> None:
-    """Cut ``metrics.json`` back to what a run had written before `iteration`.
+    """Cut off the end of ``metrics.json`` that was written at `iteration` and after.
 
     A resumed run goes on from its checkpoint, and the lines of the iterations after it are written
-    again. A line that a kill tore goes too.
+    again. A line that a kill tore goes too. Whoever has the file open to append to it still has.
     """
     path = Path(path)
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if _iteration(line) < iteration]
-    if kept != lines:
-        with atomic_write(path, "w") as file:
-            file.writelines(kept)
+    lines = path.read_bytes().splitlines(keepends=True)
+    while lines and not _is_before(lines[-1], iteration):
+        lines.pop()
+    os.truncate(path, sum(map(len, lines)))
 
 
-def _iteration(line: str) -> float:
-    if not line.endswith("\n"):
-        return float("inf")
+def _is_before(line: bytes, iteration: int) -> bool:
     try:
-        return json.loads(line)["iteration"]
+        return line.endswith(b"\n") and json.loads(line)["iteration"] < iteration
     except (ValueError, TypeError, KeyError):
-        return float("inf")
+        return False

@@ -47,29 +47,32 @@ class StepGuard:
         ids = ", ".join(str(i) for _, batch in batches for i in batch)
         raise RunError(
             f"iteration {iteration}: the loss is not finite ({shown}); images of the batch: {ids}; "
-            f"{self._left()}; a lower SOLVER.BASE_LR or SOLVER.CLIP_GRADIENTS.ENABLED may help"
+            f"{_left(self.last_checkpoint())}; a lower SOLVER.BASE_LR or "
+            "SOLVER.CLIP_GRADIENTS.ENABLED may help"
         )
 
-    def check_weights(self, model: nn.Module, iteration: int) -> None:
-        """To be called before a checkpoint takes the place of the last.
 
-        Raises:
-            RunError: a weight or a norm's statistic is infinite or NaN.
-        """
-        bad = [
-            name
-            for name, tensor in model.state_dict().items()
-            if tensor.is_floating_point() and not tensor.isfinite().all()
-        ]
-        if bad:
-            raise RunError(
-                f"iteration {iteration}: {len(bad)} tensors of the model are not finite, {bad[0]} "
-                f"first: no checkpoint is written; {self._left()}"
-            )
+def check_weights(model: nn.Module, iteration: int | None, last_checkpoint: str | None) -> None:
+    """To be called before a checkpoint takes the place of the last.
 
-    def _left(self) -> str:
-        checkpoint = self.last_checkpoint()
-        return f"last good checkpoint: {checkpoint}" if checkpoint else "no checkpoint was written"
+    Raises:
+        RunError: a weight or a norm's statistic is infinite or NaN.
+    """
+    bad = [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if bad:
+        when = "" if iteration is None else f"iteration {iteration}: "
+        raise RunError(
+            f"{when}{len(bad)} tensors of the model are not finite, {bad[0]} first: no checkpoint "
+            f"is written; {_left(last_checkpoint)}"
+        )
+
+
+def _left(checkpoint: str | None) -> str:
+    return f"last good checkpoint: {checkpoint}" if checkpoint else "no checkpoint was written"
 
 
 def _agree(bad: bool, stop: bool, device: torch.device) -> tuple[bool, bool]:

@@ -30,7 +30,8 @@ class Interrupted(BaseException):
 class StopSignals:
     """Inside ``with``, the first SIGINT or SIGTERM is noted; a second ends the process at once.
 
-    Whoever trains or evaluates asks :attr:`received` between steps.
+    Whoever trains or evaluates asks :attr:`received` between steps. What comes within a second of
+    the first is the same wish: launchers hand on a signal that the whole group has had already.
     """
 
     def __init__(self) -> None:
@@ -86,6 +87,17 @@ class StopSignals:
 
 
 def leave_to_parent(worker_id: int = 0) -> None:
-    """In a data worker: a signal to the whole group is the training process's to act on."""
-    for signum in _SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+    """In a data worker: a signal to the whole group is the training process's to act on.
+
+    The worker ends when that process tells it to, or has died.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # a handler is not told whom a signal comes from
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -57,8 +57,8 @@ def test_resumed_detectron2_training_goes_on(detectron2_engine, run, tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     run(detectron2_engine, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "2", resume=True)
     losses = [line for line in read_metrics(tmp_path) if "total_loss" in line]
-    assert [line["iteration"] for line in losses] == [3, 3]
-    assert losses[0]["lr"] == losses[1]["lr"] > 0
+    assert [line["iteration"] for line in losses] == [3]
+    assert losses[0]["lr"] > 0
     assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
 
 

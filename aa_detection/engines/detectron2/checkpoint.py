@@ -1,15 +1,21 @@
 """detectron2's checkpointer, reading and loading as :mod:`aa_detection.checkpoints` does."""
 
+import os
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ...checkpoints import load_checkpoint, read_checkpoint
+from ...training.files import atomic_write
+from ...training.guard import check_weights
 
 
 class AACheckpointer(DetectionCheckpointer):
     """Reads files as data only, and loads plain checkpoints into augmented networks.
+
+    Its own files have their names when they are whole, and hold no weights that are not finite.
 
     Args:
         allow_pickle: read ``.pkl`` files, of which arrays only are accepted.
@@ -28,6 +34,21 @@ class AACheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **how)
         self.allow_pickle = allow_pickle
         self.allow_partial = allow_partial
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
+        check_weights(self.model, kwargs.get("iteration"), self.get_checkpoint_file() or None)
+        states = {key: each.state_dict() for key, each in self.checkpointables.items()}
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        with atomic_write(path) as file:
+            torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
+        self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with atomic_write(os.path.join(self.save_dir, "last_checkpoint"), "w") as file:
+            file.write(last_filename_basename)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:

@@ -1,6 +1,10 @@
 """Training and COCO evaluation on detectron2's own trainer."""
 
+import logging
 import os
+import signal
+import sys
+import tempfile
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +13,7 @@ from typing import Any
 import detectron2
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetCatalog,
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
-from detectron2.data import transforms as T
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import (
     AMPTrainer,
@@ -24,6 +22,7 @@ from detectron2.engine import (
     TrainerBase,
     create_ddp_model,
     default_setup,
+    hooks,
 )
 from detectron2.evaluation import COCOEvaluator, inference_context
 from detectron2.modeling import build_model
@@ -51,17 +50,57 @@ from ...data import (
     require_usable,
 )
 from ...evaluation import Detector
+from ...training.batches import TrainingBatches
+from ...training.failures import is_accident, one_line_endings
+from ...training.files import UNFINISHED, check_output_dir, remove_unfinished
+from ...training.guard import StepGuard
+from ...training.interrupt import Interrupted, StopSignals
+from ...training.memory import memory_advice
 from ...visualization.samples import sample_pictures
 from ..processes import Processes, plan_processes, run_together
 from .checkpoint import AACheckpointer
+from .data import train_loader
 from .mapper import ImageMapper
 from .predict import Detectron2Detector
 
+# of the scalars of every iteration, what a resumed run has not to repeat
+_TIMINGS = ("data_time", "eta_seconds", "rank_data_time", "time")
+_WINDOW = 20  # iterations that detectron2's writers take the median of
+_WRITER_PERIOD = 20
+
+
+class WholeResults(COCOEvaluator):
+    """Puts its files into their folder when they are whole."""
+
+    def evaluate(self, img_ids=None):
+        folder = self._output_dir
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, suffix=UNFINISHED) as self._output_dir:
+            results = super().evaluate(img_ids)
+            for name in os.listdir(self._output_dir):
+                os.replace(os.path.join(self._output_dir, name), os.path.join(folder, name))
+        self._output_dir = folder
+        return results
+
+
+class SaveBeforeStop(hooks.HookBase):
+    """Saves where detectron2's own checkpoints are, before evaluation and writers."""
+
+    def after_step(self) -> None:
+        if self.trainer.guard.stopping:
+            self.trainer.save_step()
+
 
 class AATrainer(DefaultTrainer):
-    """``DefaultTrainer`` with COCO evaluation and :class:`AACheckpointer`, on CPUs too."""
+    """``DefaultTrainer`` with COCO evaluation and :class:`AACheckpointer`, on CPUs too.
 
-    def __init__(self, cfg: CfgNode) -> None:
+    However often a run is ended and resumed, its losses are those of the uninterrupted one.
+
+    Args:
+        stop: signals to end at, between steps and between an evaluation's images.
+    """
+
+    def __init__(self, cfg: CfgNode, stop: StopSignals | None = None) -> None:
         # in place of DefaultTrainer's, whose model in several processes must be on GPUs and whose
         # checkpointer is detectron2's
         TrainerBase.__init__(self)
@@ -78,6 +117,13 @@ class AATrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.guard = StepGuard(stop or StopSignals(), self._last_checkpoint)
+        batches = getattr(data_loader, "batch_sampler", None)
+        self._batches = batches if isinstance(batches, TrainingBatches) else None
+        self.seed = self._batches.seed if self._batches is not None else max(cfg.SEED, 0)
+        self._resumed_scalars: dict[str, tuple[bool, list]] = {}
+        self._metrics_size = sys.maxsize
+        self.model.register_forward_hook(self._look)
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -96,7 +142,7 @@ class AATrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
-        evaluator = COCOEvaluator(dataset_name, output_dir=_results_folder(cfg, dataset_name))
+        evaluator = WholeResults(dataset_name, output_dir=_results_folder(cfg, dataset_name))
         complete_annotations(evaluator._coco_api.dataset)
         return evaluator
 
@@ -107,19 +153,118 @@ class AATrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
-        jitter = cfg.INPUT.SCALE_JITTER
-        if not jitter.ENABLED:
-            return build_detection_train_loader(cfg, mapper=ImageMapper(cfg, is_train=True))
-        augmentations = [
-            T.ResizeScale(*jitter.RANGE, jitter.SIZE, jitter.SIZE),
-            # not padded here: the batch is, with zeros that the backbone recognises
-            T.FixedSizeCrop((jitter.SIZE, jitter.SIZE), pad=False),
-        ]
-        if cfg.INPUT.RANDOM_FLIP != "none":
-            horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
-            augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
-        mapper = ImageMapper(cfg, is_train=True, augmentations=augmentations)
-        return build_detection_train_loader(cfg, mapper=mapper)
+        return train_loader(cfg)
+
+    # ------------------------------------------------------------------ resuming
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        logger = logging.getLogger(__name__)
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.info("--resume: no checkpoint in %s, training starts", self.cfg.OUTPUT_DIR)
+        if self._batches is not None:
+            self._batches.start, self._batches.seed = self.start_iter, self.seed
+        elif self.start_iter > 0:
+            logger.warning(
+                "DATALOADER.SAMPLER_TRAIN %s starts anew: the images come in another order than in "
+                "the uninterrupted run",
+                self.cfg.DATALOADER.SAMPLER_TRAIN,
+            )
+        if self.start_iter > 0 and comm.is_main_process() and os.path.exists(self._metrics_file):
+            written = os.path.getsize(self._metrics_file)
+            os.truncate(self._metrics_file, min(written, self._metrics_size))
+
+    @property
+    def _metrics_file(self) -> str:
+        return os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["seed"] = self.seed
+        # detectron2's RetinaNet keeps this average outside its own state
+        state["loss_normalizer"] = getattr(self.checkpointer.model, "loss_normalizer", None)
+        if not hasattr(self, "storage"):  # not in training
+            return state
+        # what of the metrics is written, and what is yet to be; an iteration's own come after its
+        # checkpoint, and the writers' medians are of iterations before
+        exists = os.path.exists(self._metrics_file)
+        state["metrics_size"] = os.path.getsize(self._metrics_file) if exists else 0
+        written = self.iter // _WRITER_PERIOD * _WRITER_PERIOD - 1
+        hints = self.storage.smoothing_hints()
+        state["scalars"] = {
+            name: (hints[name], [(float(v), int(i)) for v, i in history.values()[-_WINDOW:]])
+            for name, history in self.storage.histories().items()
+            if name not in _TIMINGS and self.storage.latest()[name][1] > written
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.seed = state_dict.get("seed", self.seed)  # plain detectron2's has none of these
+        if state_dict.get("loss_normalizer") is not None:
+            self.checkpointer.model.loss_normalizer = state_dict["loss_normalizer"]
+        self._resumed_scalars = state_dict.get("scalars", {})
+        self._metrics_size = state_dict.get("metrics_size", sys.maxsize)
+
+    def before_train(self) -> None:
+        super().before_train()
+        for name, (hint, history) in self._resumed_scalars.items():
+            for value, iteration in history:  # metrics.json has running medians
+                self.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=iteration)
+        if self.start_iter > 0:  # what a kill after the checkpoint may have cut off
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (hooks.EvalHook, hooks.PeriodicWriter)):
+                    hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
+
+    # ------------------------------------------------------------------ steps
+
+    def run_step(self) -> None:
+        # two-stage detectors draw their samples
+        torch.manual_seed((self.seed << 32) + self.iter * comm.get_world_size() + comm.get_rank())
+        # the compiled focal loss computes its first gradients otherwise than those after them,
+        # and a resumed process has first ones again
+        with torch.jit.optimized_execution(False):
+            super().run_step()
+
+    def _look(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
+        if model.training:
+            image_ids = [each.get("image_id", each.get("file_name")) for each in inputs[0]]
+            losses = outputs if isinstance(outputs, dict) else {"total_loss": outputs}
+            self.guard.check_losses(losses, image_ids, self.iter)
+        else:
+            self.guard.stop.check()
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        built = super().build_hooks()
+        evaluation = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        return [*built[:evaluation], SaveBeforeStop(), *built[evaluation:]]
+
+    def after_step(self) -> None:
+        try:
+            super().after_step()
+            if self.guard.stopping:
+                raise Interrupted(self.guard.stop.received or signal.SIGTERM)
+        except Interrupted:  # of the evaluation too
+            self.save_step()
+            raise
+
+    def save_step(self) -> None:
+        """Save the step that ends, unless that has been done."""
+        name = f"model_{self.iter:07d}"
+        last = os.path.basename(self._last_checkpoint() or "")
+        if self.iter + 1 < self.max_iter and last != f"{name}.pth":
+            self.checkpointer.save(name, iteration=self.iter)
+
+    def after_train(self) -> None:
+        self.iter = min(self.iter, self.max_iter)  # detectron2 counts on from a finished run
+        if self.iter < self.max_iter:  # ended early: nothing to evaluate
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, hooks.EvalHook)]
+        super().after_train()
+
+    def _last_checkpoint(self) -> str | None:
+        return self.checkpointer.get_checkpoint_file() or None
 
 
 def _results_folder(cfg: CfgNode, dataset_name: str) -> str:
@@ -167,6 +312,7 @@ def run(
 
     Raises:
         ConfigError, DatasetError: before anything is written.
+        RunError, Interrupted: the run could not go on, or was asked to stop.
     """
     processes = plan_processes(cfg.MODEL.DEVICE, num_gpus, num_machines, machine_rank, dist_url)
     if eval_only:
@@ -182,8 +328,8 @@ def run(
             f"on CPUs to share statistics among {processes.total} processes; set BN or GN"
         )
     loading = {"allow_pickle": allow_pickle, "allow_partial": allow_partial}
-    last_checkpoint = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if cfg.MODEL.WEIGHTS and not (resume and os.path.isfile(last_checkpoint)):
+    goes_on = resume and _checkpoint_to_resume(cfg)
+    if cfg.MODEL.WEIGHTS and not goes_on:
         # into a model to throw away: what does not fit is to cost nothing
         trial = cfg.clone()
         trial.MODEL.DEVICE = "cpu"
@@ -235,26 +381,61 @@ def _worker(
 ) -> dict[str, Any]:
     if distributed.is_initialized():
         comm.create_local_process_group(processes.per_machine)
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
-    logger.info("engine: detectron2 %s on %s", detectron2.__version__, cfg.MODEL.DEVICE)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aa_detection")
-    default_setup(cfg, None)
-    for report in reports:
-        for finding in report.warnings:
-            logger.warning("%s", finding)
-        dataset = report.dataset
-        if dataset.name not in DatasetCatalog:  # here: a spawned process has a catalog of its own
-            register_coco_instances(
-                dataset.name, {}, str(dataset.annotation_file), str(dataset.image_root)
-            )
-    if eval_only:
-        model = AATrainer.build_model(cfg)
-        checkpointer = AACheckpointer(model, cfg.OUTPUT_DIR, **loading)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-        return AATrainer.test(cfg, model)
-    trainer = AATrainer(cfg)
-    trainer.checkpointer.allow_pickle = loading["allow_pickle"]
-    trainer.checkpointer.allow_partial = loading["allow_partial"]
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return getattr(trainer, "_last_eval_results", {})
+    stop = StopSignals()
+
+    def resumable() -> str | None:
+        return None if eval_only else _checkpoint_to_resume(cfg)
+
+    def advice() -> str:
+        return memory_advice(cfg, build_model, comm.get_world_size(), training=not eval_only)
+
+    with stop, one_line_endings(stop, resumable, advice):
+        check_output_dir(cfg.OUTPUT_DIR)
+        if comm.is_main_process():
+            remove_unfinished(cfg.OUTPUT_DIR)
+        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank())
+        logger.info("engine: detectron2 %s on %s", detectron2.__version__, cfg.MODEL.DEVICE)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="aa_detection")
+        # detectron2 logs the traceback of whatever ends its loop
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_accident)
+        default_setup(cfg, None)
+        for report in reports:
+            for finding in report.warnings:
+                logger.warning("%s", finding)
+            dataset = report.dataset
+            if dataset.name not in DatasetCatalog:  # here: a spawned process has its own
+                register_coco_instances(
+                    dataset.name, {}, str(dataset.annotation_file), str(dataset.image_root)
+                )
+        if eval_only:
+            model = AATrainer.build_model(cfg)
+            model.register_forward_hook(lambda *step: stop.check())
+            checkpointer = AACheckpointer(model, cfg.OUTPUT_DIR, **loading)
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+            return AATrainer.test(cfg, model)
+        trainer = AATrainer(cfg, stop)
+        trainer.checkpointer.allow_pickle = loading["allow_pickle"]
+        trainer.checkpointer.allow_partial = loading["allow_partial"]
+        trainer.resume_or_load(resume=resume)
+        trainer.train()
+        return getattr(trainer, "_last_eval_results", {})
+
+
+def _is_no_accident(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and is_accident(record.exc_info[1]))
+
+
+def _checkpoint_to_resume(cfg: CfgNode) -> str | None:
+    """What ``last_checkpoint`` names.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    tag = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+    if not os.path.exists(tag):
+        return None
+    with open(tag, encoding="utf-8") as file:
+        path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    if not os.path.isfile(path):
+        raise ConfigError(f"--resume: {tag} names {path}, which is not there")
+    return path

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ...config import ConfigError
 from ...training.files import atomic_write
+from ...training.guard import check_weights
 from ...training.interrupt import Interrupted
 from .module import DetectionModule
 
@@ -74,7 +75,7 @@ class Checkpoints(Checkpoint):
         evaluates = cfg.TEST.EVAL_PERIOD and iteration % cfg.TEST.EVAL_PERIOD == 0
         if not (due or evaluates or module.guard.stopping):
             return
-        module.guard.check_weights(module.model, iteration - 1)
+        check_weights(module.model, iteration - 1, last_checkpoint(cfg.OUTPUT_DIR))
         path = os.path.join(cfg.OUTPUT_DIR, _FOLDER, f"iteration_{iteration:07d}.ckpt")
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:

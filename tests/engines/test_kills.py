@@ -1,0 +1,175 @@
+"""Kill -9 at random moments of training, checkpoint writing and evaluation; then ``--resume``.
+
+Minutes long: ``pytest -m slow -s tests/engines/test_kills.py`` prints the rows of the table in
+docs/accidents.md. A run is a process group of its own, its data worker included.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from aa_detection.training.files import UNFINISHED
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_ITER, PERIOD, EVAL_PERIOD = 24, 3, 8
+KEYS = {
+    "MODEL.FPN.OUT_CHANNELS": 64,
+    "MODEL.RETINANET.NUM_CONVS": 1,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+    "TEST.DETECTIONS_PER_IMAGE": 20,
+    "TEST.EVAL_PERIOD": EVAL_PERIOD,
+    "INPUT.MIN_SIZE_TRAIN": "(64,80)",
+    "INPUT.MAX_SIZE_TRAIN": 128,
+    "INPUT.MIN_SIZE_TEST": 64,
+    "INPUT.MAX_SIZE_TEST": 128,
+    "DATALOADER.NUM_WORKERS": 1,
+    "SOLVER.IMS_PER_BATCH": 2,
+    "SOLVER.MAX_ITER": MAX_ITER,
+    "SOLVER.STEPS": "(16,)",
+    "SOLVER.WARMUP_ITERS": 4,
+    "SOLVER.CHECKPOINT_PERIOD": PERIOD,
+}
+MOMENTS = ("training", "checkpoint", "evaluation")  # what a run is at when it is killed
+KILLS = {"torchvision": 18, "detectron2": 12}
+CASES = [(engine, number) for engine, count in KILLS.items() for number in range(count)]
+TIMINGS = {"time", "data_time", "rank_data_time", "eta_seconds"}
+
+
+class Run:
+    """Runs of tools/train_net.py into one folder."""
+
+    def __init__(self, engine: str, output: Path) -> None:
+        self.engine, self.output = engine, output
+        self.process: subprocess.Popen | None = None
+
+    def start(self, *options: str) -> None:
+        words = [str(word) for pair in KEYS.items() for word in pair]
+        config = ROOT / "configs/sample/aa_retinanet_R18.yaml"
+        command = [sys.executable, ROOT / "tools/train_net.py", "--config-file", config]
+        command += ["--engine", self.engine, *options, "OUTPUT_DIR", self.output, *words]
+        with open(f"{self.output}.out", "ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=dict(os.environ, PYTHONPATH=str(ROOT)),
+            )
+
+    def finish(self) -> None:
+        said = Path(f"{self.output}.out")
+        assert self.process.wait(timeout=120) == 0, said.read_text()[-3000:]
+
+    def kill(self) -> bool:
+        """Kill -9 the process and its worker; whether it was still running."""
+        running = self.process.poll() is None
+        if running:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        return running
+
+    def wait_until(self, happened) -> None:
+        while self.process.poll() is None and not happened():
+            time.sleep(0.001)
+
+    def unfinished(self) -> list[Path]:
+        return list(self.output.rglob(f"*{UNFINISHED}"))
+
+    def iterations(self) -> int:
+        """Behind the newest complete checkpoint; 0 where there is none."""
+        if self.engine == "torchvision":
+            names = [path.stem for path in self.output.glob("checkpoints/*.ckpt")]
+            return max((int(name[-7:]) for name in names), default=0)
+        try:
+            name = (self.output / "last_checkpoint").read_text().removesuffix(".pth")
+        except FileNotFoundError:
+            return 0
+        return MAX_ITER if name == "model_final" else int(name[-7:]) + 1
+
+    def evaluations(self) -> int:
+        """That were begun."""
+        if self.engine == "torchvision":  # a checkpoint precedes each
+            return self.iterations() // EVAL_PERIOD
+        log = self.output / "log.txt"
+        return log.read_text().count("Start inference") if log.exists() else 0
+
+    def result(self):
+        """Losses, detections and weights that must not depend on what happened."""
+        lines = [json.loads(line) for line in (self.output / "metrics.json").open()]
+        metrics = [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines]
+        detections = (self.output / "inference/coco_instances_results.json").read_bytes()
+        weights = torch.load(self.output / "model_final.pth", weights_only=True)["model"]
+        tensors = hashlib.sha256()
+        for name in sorted(weights):
+            tensors.update(weights[name].numpy().tobytes())
+        return metrics, hashlib.sha256(detections).hexdigest(), tensors.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    results = {}
+
+    def _uninterrupted(engine):
+        if engine not in results:
+            if engine == "detectron2":
+                pytest.importorskip("detectron2", reason="detectron2 is not installed")
+            run = Run(engine, tmp_path_factory.mktemp(engine) / "run")
+            run.start()
+            run.finish()
+            results[engine] = run.result()
+        return results[engine]
+
+    return _uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "number"), CASES)
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    engine, number, uninterrupted, tmp_path, request
+):
+    expected = uninterrupted(engine)
+    draw = random.Random(f"{engine} {number}")
+    moment = MOMENTS[number % len(MOMENTS)]
+    run = Run(engine, tmp_path / "run")
+    request.addfinalizer(run.kill)
+    run.start()
+    if moment == "training":
+        after = draw.randint(0, MAX_ITER // PERIOD - 1)
+        run.wait_until(lambda: run.iterations() >= after * PERIOD and run.output.exists())
+        time.sleep(draw.uniform(0, 0.5))
+    elif moment == "checkpoint":
+        after = draw.randint(0, MAX_ITER // PERIOD - 2)
+        run.wait_until(
+            lambda: (
+                run.iterations() >= after * PERIOD
+                and any(path.stat().st_size for path in run.unfinished() if path.exists())
+            )
+        )
+    else:
+        count = draw.randint(1, MAX_ITER // EVAL_PERIOD)
+        run.wait_until(lambda: run.evaluations() >= count)
+        time.sleep(draw.uniform(0, 0.2))
+    killed = run.kill()
+    torn = sum(path.stat().st_size for path in run.unfinished() if path.is_file())
+    resumable = run.iterations()
+    run.start("--resume")
+    run.finish()
+    result = run.result()
+    assert not run.unfinished()
+    loss = [line["total_loss"] for line in result[0] if "total_loss" in line][-1]
+    print(
+        f"\n| {engine} | {number + 1} | {moment if killed else 'after the end'} | {resumable} "
+        f"| {torn / 1e6:.1f} | {loss:.10f} "
+        f"| {' | '.join('equal' if a == b else 'DIFFERS' for a, b in zip(result, expected))} |",
+        flush=True,
+    )
+    assert result == expected

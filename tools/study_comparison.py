@@ -230,6 +230,17 @@ def page(studies: dict[str, list[dict]]) -> str:
     return "\n".join(lines)
 
 
+def write(studies: dict[str, list[dict]], path: Path) -> None:
+    """The rows, and the page of them beside."""
+    for content, file in (
+        (json.dumps(studies, indent=1) + "\n", path),
+        (page(studies), path.with_suffix(".txt")),
+    ):
+        unfinished = file.with_name(f".{file.name}")
+        unfinished.write_text(content)
+        unfinished.replace(file)
+
+
 def _share(row: dict) -> str:
     return (
         f"{100 * row['share']:5.1f} % of {row['simulations']} simulations "
@@ -252,11 +263,13 @@ def main(argv: list[str] | None = None) -> int:
     path = args.output / "study.json"
     studies = json.loads(path.read_text()) if path.exists() else {}
     earlier = studies.get(args.study, [])
-    studies[args.study] = list(study(args.simulations or simulations, earlier))
-    path.write_text(json.dumps(studies, indent=1) + "\n")
-    text = page(studies)
-    path.with_suffix(".txt").write_text(text)
-    print(text)
+    studies[args.study] = []
+    for row in study(args.simulations or simulations, earlier):
+        studies[args.study].append(row)
+        if len(studies[args.study]) > len(earlier):  # what a run that is stopped leaves
+            write(studies, path)
+    write(studies, path)
+    print(page(studies))
     return 0
 
 

@@ -65,7 +65,7 @@ def simulate_detections(
 
     Args:
         seed: of the training run.
-        skill: moves the quality of every detection; about 0.1 is one AP.
+        skill: moves the quality of every detection; about 0.04 is one AP.
         seed_noise: standard deviation of what a seed does to an object, where that of the
             objects' difficulty is one.
         per_image: detections of an image, the false ones included.

@@ -37,6 +37,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N")
     parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="faster and less exact, on a processor that computes in bfloat16; see docs/export.md",
+    )
+    parser.add_argument(
         "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
     )
     parser.add_argument(
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, args.opts)
     predictions = Predictions(find_categories(cfg, args.class_names))
-    detector = engine.load_detector(cfg)
+    detector = engine.load_detector(cfg, bfloat16=args.bfloat16)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     live = any(source.kind == "webcam" for source in sources)

@@ -1,5 +1,6 @@
 """What a detector found in a picture, and a detector as a function from pictures to that."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
@@ -65,6 +66,31 @@ class Detections:
         ]
 
 
+# the parts of both engines' detectors that compute features, not boxes
+_NETWORKS = ("backbone", "head", "proposal_generator.rpn_head", "roi_heads.box_head")
+
+
+def _run_in_bfloat16(module: nn.Module) -> None:
+    """Under autocast from now on, with outputs in float32."""
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def in_bfloat16(*args: Any, **kwargs: Any) -> Any:
+        device = next(module.parameters()).device.type
+        with torch.autocast(device, dtype=torch.bfloat16):
+            return _float32(forward(*args, **kwargs))
+
+    module.forward = in_bfloat16
+
+
+def _float32(output: Any) -> Any:
+    if isinstance(output, dict):
+        return {name: _float32(x) for name, x in output.items()}
+    if isinstance(output, (list, tuple)):
+        return type(output)(_float32(x) for x in output)
+    return output.float()
+
+
 class Detector(ABC):
     """A trained network with the preprocessing of its evaluation.
 
@@ -73,12 +99,19 @@ class Detector(ABC):
     preprocessing makes the same size run as one batch, others apart: what is found in a picture
     does not depend on the padding that its neighbours would bring.
 
-    Attributes:
+    Args:
         model: the network, in evaluation mode.
+        bfloat16: run the convolutions of `model`, which is changed, in bfloat16 where autocast
+            does. Scores, boxes and their suppression stay in float32, whose pixels bfloat16 cannot
+            tell apart above 256.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, bfloat16: bool = False) -> None:
         self.model = model
+        if bfloat16:
+            for name, module in model.named_modules():
+                if name in _NETWORKS:
+                    _run_in_bfloat16(module)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
         """See the class.

@@ -54,6 +54,22 @@ def test_half_precision_is_for_training_only(torchvision_engine, agrees):
     agrees(torchvision_engine, "SOLVER.AMP.ENABLED", "True")
 
 
+def test_bfloat16_finds_nearly_the_same(engine, run, tiny_config, pictures, tmp_path):
+    run(engine, tmp_path)
+    cfg = tiny_config(engine, "OUTPUT_DIR", str(tmp_path))
+    exact, rounded = engine.load_detector(cfg), engine.load_detector(cfg, bfloat16=True)
+    images = list(pictures[0].values())
+    for expected, found in zip(exact(images), rounded(images), strict=True):
+        most = min(len(expected), len(found))
+        assert most > 0
+        # bfloat16 has a relative precision of 2 ** -8, and it was used
+        assert 0 < np.abs(found.scores[:most] - expected.scores[:most]).max() < 0.02
+        # where scores are close their order changes: the nearest box of the class
+        same = found.classes[:, None] == expected.classes
+        corners = np.abs(found.boxes[:, None] - expected.boxes).max(axis=2)
+        assert np.median(np.where(same, corners, np.inf).min(axis=1)) < 2
+
+
 def test_a_batch_finds_what_each_picture_alone_does(engine, run, tiny_config, pictures, tmp_path):
     run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
     detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))

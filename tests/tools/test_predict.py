@@ -88,6 +88,18 @@ def test_predict(command, dataset, capsys, tmp_path):
         assert copy.size == (image["width"], image["height"])
 
 
+def test_predict_in_bfloat16(command, dataset, tmp_path):
+    words = ["--input", str(dataset), "--score-threshold", "0"]
+    assert command("predict", *words, "--output", "exact") == 0
+    assert command("predict", *words, "--output", "rounded", "--bfloat16") == 0
+    exact, rounded = (
+        json.loads((tmp_path / folder / "detections.json").read_text())["annotations"]
+        for folder in ("exact", "rounded")
+    )
+    scores = [max(found["score"] for found in each) for each in (exact, rounded)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.02) and exact != rounded
+
+
 def test_predict_skips_what_is_no_image(command, dataset, capsys, tmp_path):
     broken = dataset / "000002.png"
     broken.write_bytes(broken.read_bytes()[:200])

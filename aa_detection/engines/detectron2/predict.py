@@ -10,20 +10,25 @@ from ...evaluation import Detections, Detector
 from .weights import load_model
 
 
-def load_detector(cfg: CfgNode, *, allow_pickle: bool = False) -> Detector:
-    """The config's trained detector on ``MODEL.DEVICE``; see :func:`.weights.load_model`.
+def load_detector(cfg: CfgNode, *, allow_pickle: bool = False, bfloat16: bool = False) -> Detector:
+    """The config's trained detector on ``MODEL.DEVICE``.
+
+    Args:
+        allow_pickle: see :func:`.weights.load_model`.
+        bfloat16: see :class:`.Detector`.
 
     Raises:
         ConfigError: as :func:`.weights.load_model`.
     """
-    return Detectron2Detector(cfg, load_model(cfg, allow_pickle=allow_pickle))
+    model = load_model(cfg, allow_pickle=allow_pickle)
+    return Detectron2Detector(cfg, model, bfloat16=bfloat16)
 
 
 class Detectron2Detector(Detector):
     """A detector of detectron2's; what it finds is what :func:`.train.run` evaluates."""
 
-    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, cfg: CfgNode, model: nn.Module, *, bfloat16: bool = False) -> None:
+        super().__init__(model, bfloat16=bfloat16)
         self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         self.format = cfg.INPUT.FORMAT
 

@@ -4,6 +4,7 @@
     benchmark.py attention      every backend, plain attention as the floor, and timm's layer
     benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step
     benchmark.py maps           attention maps of 20 points, as tools/visualize_attention.py draws
+    benchmark.py precision      AA-RetinaNet's inference in bfloat16 and INT8, and its errors
 
 Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
 into ``--output``. Times are medians of cases that take turns in one process; memory is the peak
@@ -12,14 +13,17 @@ and not again keep their rows. Runs on Linux.
 """
 
 import argparse
+import copy
 import gc
 import io
 import json
 import platform
 import statistics
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -448,6 +452,139 @@ def maps_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+# ---- lower precision -----------------------------------------------------------------------------
+
+PRECISION_SIZES = ("640x640",)
+PART, WHOLE = "backbone and pyramid", "whole detector"
+EXACT, BFLOAT16 = "float32, PyTorch", "bfloat16, PyTorch"
+
+
+def measure_precision(args: argparse.Namespace) -> Iterator[list[dict]]:
+    for height, width in args.sizes:
+        yield in_fresh_process(precision_rows, height, width, args.batch)
+
+
+def precision_rows(height: int, width: int, batch: int) -> list[dict]:
+    """Rows of the backbone and pyramid, with errors against float32, and of the whole detector."""
+    from aa_detection.engines.torchvision.predict import TorchvisionDetector
+    from aa_detection.export.check import padded_batch
+
+    options = ["MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", "0"]
+    options += ["INPUT.MIN_SIZE_TEST", str(min(height, width))]
+    options += ["INPUT.MAX_SIZE_TEST", str(max(height, width))]
+    cfg, model = random_detector("AA-RetinaNet-R50", "cpu", *options)
+    pixels = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():  # the norms take the statistics of these images
+        model.backbone.train()(padded_batch(2, 320, 448, *pixels))
+    model.eval()
+
+    images = padded_batch(batch, height, width, *pixels)
+    with tempfile.TemporaryDirectory() as folder:
+        networks = in_precisions(model.backbone, pixels, Path(folder))
+    features = {name: network(images) for name, network in networks.items()}
+    pictures = [np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)] * batch
+    exact = TorchvisionDetector(cfg, model)
+    rounded = TorchvisionDetector(cfg, copy.deepcopy(model), bfloat16=True)
+    cases = {(PART, name): partial(network, images) for name, network in networks.items()}
+    cases[WHOLE, EXACT] = partial(exact, pictures)
+    cases[WHOLE, BFLOAT16] = partial(rounded, pictures)
+    times = take_turns(
+        {key: lambda gradients, case=case: gradients or case() for key, case in cases.items()},
+        "cpu",
+    )
+    rows = []
+    for part, name in cases:
+        row = {"part": part, "name": name, "height": height, "width": width}
+        row["forward_ms"] = times[part, name]["forward_ms"]
+        if part == PART:
+            row["error"] = relative_error(features[name], features[EXACT])
+        rows.append(row)
+    return rows
+
+
+def in_precisions(
+    backbone: nn.Module, pixels: tuple, folder: Path
+) -> dict[str, Callable[[Tensor], dict[str, Tensor]]]:
+    """Functions of a normalised batch, by name; `folder` is where the ONNX files go."""
+    from onnxruntime import quantization
+
+    from aa_detection.export.check import padded_batch
+    from aa_detection.export.formats import FORMATS
+    from aa_detection.export.graph import geometry, trace
+
+    def torch_network(dtype: torch.dtype) -> Callable[[Tensor], dict[str, Tensor]]:
+        @torch.no_grad()
+        def network(images: Tensor) -> dict[str, Tensor]:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                return backbone(images)
+
+        return network
+
+    class Images(quantization.CalibrationDataReader):
+        """What the ranges of activations are taken from."""
+
+        def __init__(self) -> None:
+            sizes = ((640, 640), (480, 640))
+            self.batches = iter([padded_batch(1, *size, *pixels) for size in sizes])
+
+        def get_next(self) -> dict | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.numpy()}
+
+    onnx = FORMATS["onnx"]
+    exact, dynamic, static = (folder / f"{name}.onnx" for name in ("exact", "dynamic", "static"))
+    onnx.write(trace(backbone, onnx.attention, geometry(backbone)), {}, exact)
+    # onnxruntime's convolutions of other types, its defaults among them, take far longer on x86
+    types = quantization.QuantType
+    quantization.quantize_dynamic(exact, dynamic, weight_type=types.QUInt8)
+    quantization.quantize_static(
+        exact,
+        static,
+        Images(),
+        op_types_to_quantize=["Conv"],
+        per_channel=True,
+        activation_type=types.QUInt8,
+        weight_type=types.QInt8,
+    )
+    return {
+        EXACT: torch_network(torch.float32),
+        BFLOAT16: torch_network(torch.bfloat16),
+        "float32, onnxruntime": onnx.read(exact),
+        "INT8 dynamic, onnxruntime": onnx.read(dynamic),
+        "INT8 static, onnxruntime": onnx.read(static),
+    }
+
+
+def relative_error(features: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Root mean square of the difference over that of the map; the worst map's."""
+    return max(
+        ((features[name].float() - x).square().mean() / x.square().mean()).sqrt().item()
+        for name, x in expected.items()
+    )
+
+
+def precision_table(rows: list[dict]) -> str:
+    lines = [
+        "AA-RetinaNet-R50, random weights. Milliseconds, in brackets times PyTorch's float32;",
+        "error: root mean square over that of the map, the worst map's.",
+    ]
+    for group in by_size(rows):
+        for row in group:
+            if row["name"] == EXACT:
+                exact = row
+                lines += [
+                    "",
+                    f"{map_size(row)}, {row['part']:22}{'inference, ms':>20}{'error':>10}",
+                ]
+            ratio = f"({row['forward_ms'] / exact['forward_ms']:.2f})"
+            error = f"{row['error']:10.1e}" if "error" in row else ""
+            lines.append(f"  {row['name']:29}{row['forward_ms']:11.0f} {ratio:>8}{error}")
+    return "\n".join(lines)
+
+
 # ---- command line --------------------------------------------------------------------------------
 
 
@@ -492,6 +629,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         ("attention", measure_attention, attention_table, ATTENTION_SIZES),
         ("model", measure_model, model_table, MODEL_SIZES),
         ("maps", measure_maps, maps_table, MAPS_SIZES),
+        ("precision", measure_precision, precision_table, PRECISION_SIZES),
     ):
         command = commands.add_parser(name)
         command.set_defaults(measure=measure, table=table)
@@ -503,8 +641,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             default=[parse_size(x) for x in sizes],
         )
         command.add_argument("--batch", type=int, default=1)
-        command.add_argument("--device", default="cpu")
-        command.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+        if name == "precision":
+            command.set_defaults(device="cpu", dtype="by row")
+        else:
+            command.add_argument("--device", default="cpu")
+            command.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
         command.add_argument("--output", type=Path, default=Path("docs/benchmark"), metavar="DIR")
     return parser.parse_args(argv)
 

@@ -51,8 +51,10 @@ class Run:
         self.engine, self.output = engine, output
         self.process: subprocess.Popen | None = None
 
-    def start(self, *options: str) -> None:
-        words = [str(word) for pair in KEYS.items() for word in pair]
+    def start(self, *options: str, **keys) -> None:
+        """Keys override KEYS, written with ``__`` for a dot."""
+        changes = {key.replace("__", "."): value for key, value in keys.items()}
+        words = [str(word) for pair in {**KEYS, **changes}.items() for word in pair]
         config = ROOT / "configs/sample/aa_retinanet_R18.yaml"
         command = [sys.executable, ROOT / "tools/train_net.py", "--config-file", config]
         command += ["--engine", self.engine, *options, "OUTPUT_DIR", self.output, *words]
@@ -173,3 +175,23 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
         flush=True,
     )
     assert result == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("engine", list(KILLS))
+def test_a_signal_to_the_group_ends_in_one_line(engine, signum, tmp_path, request):
+    """As a terminal and a scheduler send it: to the data workers too."""
+    if engine == "detectron2":
+        pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    run = Run(engine, tmp_path / "run")
+    request.addfinalizer(run.kill)
+    run.start(SOLVER__MAX_ITER=100_000, DATALOADER__NUM_WORKERS=2)
+    run.wait_until(lambda: run.iterations() >= 2 * PERIOD)
+    os.killpg(run.process.pid, signum)
+    assert run.process.wait(timeout=60) == 128 + signum
+    said = Path(f"{run.output}.out").read_text()
+    assert "Traceback" not in said
+    *_, last = said.strip().splitlines()
+    assert last.startswith(f"train_net.py: interrupted by {signum.name}; --resume goes on from")
+    print(f"\n{engine}: {last}", flush=True)

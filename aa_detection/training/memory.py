@@ -8,9 +8,9 @@ from torch import nn
 
 from ..models.analysis import DensePart, analyze
 
-# Numbers kept for the backward pass over those that convolutions and matrix products put out, for
-# norms, activations and losses keep theirs: training steps on a CPU held 2.0 to 3.1 times as many
-# under trainable norms, 1.2 under frozen ones.
+# Numbers kept for the backward pass over those that convolutions and matrix products put out:
+# norms, activations and losses keep theirs. tests/training/test_memory.py measures it; frozen norms
+# keep less.
 _KEPT = 2.5
 _PROBE = 256  # pixels: activations grow with the image's area, so a small one is counted
 

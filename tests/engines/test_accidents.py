@@ -49,48 +49,43 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.fixture
-def at_call(monkeypatch):
-    """``at_call(object, name, n, act)``: `act` runs before the n-th call of a method, from 1."""
+def at_step(monkeypatch):
+    """``at_step(engine, n, act)``: `act` runs in the n-th step of training, from 1; with
+    ``training=False``, at the n-th image of the evaluations."""
 
-    def _at_call(owner, name, n, act):
-        original = getattr(owner, name)
+    def _at_step(engine, n, act, training=True):
+        if "detectron2" in engine.__name__:
+            from detectron2.modeling import RetinaNet
+        else:
+            from torchvision.models.detection import RetinaNet
+        original = RetinaNet.forward
         calls = []
 
-        def wrapped(*args, **kwargs):
-            calls.append(1)
-            if len(calls) == n:
+        def forward(self, *args, **kwargs):
+            calls.append(self.training)
+            if self.training == training and calls.count(training) == n:
                 act()
-            return original(*args, **kwargs)
+            return original(self, *args, **kwargs)
 
-        monkeypatch.setattr(owner, name, wrapped)
+        monkeypatch.setattr(RetinaNet, "forward", forward)
 
-    return _at_call
-
-
-def send(signum):
-    return lambda: os.kill(os.getpid(), signum)
-
-
-def step_of(engine):
-    """The model's class, whose forward is a step of training or an image of an evaluation."""
-    if "detectron2" in engine.__name__:
-        from detectron2.modeling import RetinaNet
-    else:
-        from torchvision.models.detection import RetinaNet
-    return RetinaNet
+    return _at_step
 
 
 @pytest.mark.parametrize(
-    ("signum", "call"),
-    # two steps, an evaluation of four images, two steps, and the last evaluation
-    [(signal.SIGINT, 1), (signal.SIGTERM, 4), (signal.SIGINT, 7), (signal.SIGTERM, 11)],
-    ids=["in a step", "in an evaluation", "in a later step", "in the last evaluation"],
+    ("signum", "step", "training"),
+    [
+        (signal.SIGINT, 1, True),
+        (signal.SIGTERM, 2, False),
+        (signal.SIGTERM, 4, True),
+    ],
+    ids=["in a step", "in an evaluation", "in the last step"],
 )
 def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on(
-    engine, run, tmp_path, uninterrupted, at_call, signum, call
+    engine, run, tmp_path, uninterrupted, at_step, signum, step, training
 ):
     expected = uninterrupted(engine, run)
-    at_call(step_of(engine), "forward", call, send(signum))
+    at_step(engine, step, lambda: os.kill(os.getpid(), signum), training)
     with pytest.raises(Interrupted, match=f"{signum.name}; --resume goes on from"):
         run(engine, tmp_path, *STEPS)
     run(engine, tmp_path, *STEPS, resume=True)
@@ -104,11 +99,11 @@ def test_a_loss_that_diverges_names_iteration_and_images(engine, run, tmp_path):
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.pth"))
 
 
-def test_out_of_memory_names_two_keys_and_what_the_config_needs(engine, run, tmp_path, at_call):
+def test_out_of_memory_names_two_keys_and_what_the_config_needs(engine, run, tmp_path, at_step):
     def exhaust():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    at_call(step_of(engine), "forward", 7, exhaust)
+    at_step(engine, 3, exhaust)
     with pytest.raises(RunError, match="^out of memory: training on 2 images of 64x96") as caught:
         run(engine, tmp_path, *STEPS)
     line = str(caught.value)
@@ -117,12 +112,12 @@ def test_out_of_memory_names_two_keys_and_what_the_config_needs(engine, run, tmp
     assert "--resume goes on from" in line
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(engine, run, tmp_path, uninterrupted, at_call):
+def test_a_full_disk_leaves_the_earlier_checkpoint(engine, run, tmp_path, uninterrupted, at_step):
     expected = uninterrupted(engine, run)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     restore = partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
     fill = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000_000, limit[1]))
-    at_call(step_of(engine), "forward", 7, fill)
+    at_step(engine, 3, fill)
     with pytest.raises(RunError, match=r"(ckpt|pth): File too large; --resume goes on from"):
         try:
             run(engine, tmp_path, *STEPS)
@@ -132,12 +127,12 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(engine, run, tmp_path, uninte
     assert_same(tmp_path, expected)
 
 
-def test_a_data_worker_that_dies_ends_the_run(engine, run, tmp_path, at_call):
+def test_a_data_worker_that_dies_ends_the_run(engine, run, tmp_path, at_step):
     def kill_worker():
         (worker,) = multiprocessing.active_children()
         os.kill(worker.pid, signal.SIGKILL)
 
-    at_call(step_of(engine), "forward", 1, kill_worker)
+    at_step(engine, 1, kill_worker)
     steps = ["SOLVER.MAX_ITER", "20", "DATALOADER.NUM_WORKERS", "1"]
     with pytest.raises(RunError, match=r"^data worker \d+ was killed \(Killed\), .*NUM_WORKERS"):
         run(engine, tmp_path, *steps)

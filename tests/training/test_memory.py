@@ -1,5 +1,10 @@
 """The estimate beside a count, and the keys that it names."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -80,3 +85,45 @@ def test_the_advice_needs_no_memory_of_its_own():
 
     line = memory_advice(config(), build, 1, training=True)
     assert line.startswith("training on 16 images of 800x1333; lower SOLVER.IMS_PER_BATCH")
+
+
+STEPS = """
+import resource, sys, torch
+from aa_detection.engines.torchvision import build_model, load_config
+from aa_detection.training.memory import training_memory
+config, images, height, width = sys.argv[1], *map(int, sys.argv[2:])
+model = build_model(load_config(config, ["MODEL.DEVICE", "cpu"])).train()
+estimate = training_memory(model, images, height, width)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+target = {"boxes": torch.tensor([[10.0, 10.0, 100.0, 90.0]]), "labels": torch.tensor([1])}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for step in range(2):
+    batch = [torch.rand(3, height, width) * 255 for _ in range(images)]
+    sum(model(batch, [target] * images).values()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+print(estimate, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "batch"),
+    [
+        ("sample/retinanet_R18.yaml", (4, 320, 512)),
+        ("retinanet_R50_scratch_150ep.yaml", (2, 512, 512)),
+        ("aa_retinanet_R50_scratch_150ep.yaml", (2, 320, 320)),
+    ],
+)
+def test_the_estimate_beside_a_measurement(config, batch):
+    configs = Path(__file__).resolve().parents[2] / "configs"
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, configs / config, *map(str, batch)],
+        cwd=configs.parent,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    estimate, measured = map(int, done.stdout.split())
+    print(f"\n{config}: estimated {estimate / 1e9:.2f} GB, measured {measured / 1e9:.2f} GB")
+    assert 0.5 < estimate / measured < 2

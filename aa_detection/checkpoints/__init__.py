@@ -1,6 +1,6 @@
 """Checkpoints of either framework: read as data, loaded into either engine's models, converted."""
 
-from .configured import load_configured
+from .configured import build_trained, load_configured
 from .converting import convert
 from .loading import load_checkpoint
 from .preprocessing import check_preprocessing
@@ -9,6 +9,7 @@ from .writing import write_weights
 
 __all__ = [
     "Checkpoint",
+    "build_trained",
     "check_preprocessing",
     "convert",
     "load_checkpoint",

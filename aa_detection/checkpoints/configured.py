@@ -1,15 +1,20 @@
 """What ``MODEL.WEIGHTS`` names, into a model: the one path of both engines."""
 
+import logging
+from collections.abc import Callable
+
 from fvcore.common.config import CfgNode
 from iopath.common.file_io import PathManager
 from torch import nn
 
-from ..config import ConfigError
+from ..config import ConfigError, default_to_final_weights
 from ..models.weights import LoadReport
 from .loading import load_checkpoint
 from .paths import PATHS
 from .preprocessing import check_preprocessing
 from .reading import Checkpoint, read_checkpoint
+
+_log = logging.getLogger(__name__)
 
 
 def load_configured(
@@ -46,3 +51,32 @@ def load_configured(
     except ConfigError as error:
         raise ConfigError(f"MODEL.WEIGHTS {error}") from None
     return checkpoint, report
+
+
+def build_trained(
+    cfg: CfgNode,
+    build_model: Callable[[CfgNode], nn.Module],
+    *,
+    allow_pickle: bool = False,
+    paths: PathManager = PATHS,
+) -> nn.Module:
+    """The config's detector with its weights, in evaluation mode on ``MODEL.DEVICE``.
+
+    The weights are ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``. `cfg` stays as it
+    is.
+
+    Args:
+        build_model: the engine's.
+        allow_pickle, paths: of :func:`.read_checkpoint`.
+
+    Raises:
+        ConfigError: see :func:`load_configured`.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    default_to_final_weights(cfg)
+    model = build_model(cfg)
+    _, report = load_configured(cfg, model, allow_pickle=allow_pickle, to_use=True, paths=paths)
+    for line in report.lines():
+        _log.info("%s", line)
+    return model.eval().to(cfg.MODEL.DEVICE)

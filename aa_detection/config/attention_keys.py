@@ -18,6 +18,7 @@ _KEYS = {
     "min_key_depth_per_head": "AA.MIN_KEY_DEPTH_PER_HEAD",
     "pool_stages": "AA.POOL_STAGES",
     "relative": "AA.RELATIVE",
+    "absolute": "AA.ABSOLUTE",
     "max_image_size": "AA.MAX_IMAGE_SIZE",
     "mask_padding": "AA.MASK_PADDING",
     "backend": "AA.BACKEND",
@@ -50,8 +51,10 @@ def add_attention_keys(cfg: CfgNode) -> None:
     attention.AA.MIN_KEY_DEPTH_PER_HEAD = 0
     # Stages whose attention runs at half the resolution
     attention.AA.POOL_STAGES = ["res3"]
-    # Relative positions; without them attention has no notion of position
+    # Learned relative positions, sinusoidal absolute ones; with neither, attention has no notion
+    # of position
     attention.AA.RELATIVE = True
+    attention.AA.ABSOLUTE = False
     # Longest image side, in pixels, that distances are told on; beyond it they are clamped
     attention.AA.MAX_IMAGE_SIZE = 1344
     # Keep the zero padding of a batch out of every image's features

@@ -10,6 +10,7 @@ from torch.nn.modules.utils import _pair
 
 from ..attention import relative_attention_2d
 from ..attention.positions import real_pixels
+from .sinusoidal import sinusoidal_positions
 
 
 class AAConv2d(nn.Module):
@@ -33,7 +34,9 @@ class AAConv2d(nn.Module):
             `num_heads`, but at least one map a head. 0 is exactly the convolution, 1 makes no
             convolution at all.
         min_key_depth_per_head: the paper's ImageNet networks use 20.
-        relative: learn relative positions; otherwise attention has no notion of position.
+        relative: learn relative positions.
+        absolute: add sinusoidal absolute positions to the attention's input, what the paper
+            compares with; with neither, attention has no notion of position.
         max_size: rows and columns of the largest map the attention is to tell distances on, after
             stride and pooling; an int for both. Larger maps work, their distances are clamped.
         pool: run the attention at half the output's resolution on a 3×3 average and upsample its
@@ -72,6 +75,7 @@ class AAConv2d(nn.Module):
         value_ratio: float = 0.1,
         min_key_depth_per_head: int = 0,
         relative: bool = True,
+        absolute: bool = False,
         max_size: int | tuple[int, int],
         pool: bool = False,
         backend: str = "auto",
@@ -89,6 +93,7 @@ class AAConv2d(nn.Module):
         self.padding = _pair(padding)
         self.dilation = _pair(dilation)
         self.num_heads = num_heads
+        self.absolute = absolute
         self.max_size = _pair(max_size)
         self.pool = pool
         self.backend = backend
@@ -166,6 +171,8 @@ class AAConv2d(nn.Module):
         if self.pool:
             x, valid_size = _average(x, valid_size, (2, 2))
 
+        if self.absolute:
+            x = x + sinusoidal_positions(x)
         q, k, v = self.qkv(x).split([self.key_depth, self.key_depth, self.value_depth], dim=1)
         out = relative_attention_2d(
             self._split_heads(q),
@@ -231,6 +238,8 @@ class AAConv2d(nn.Module):
             text += f", dilation={self.dilation}"
         if self.rel_h is not None:
             text += f", max_size={self.max_size}"
+        if self.absolute:
+            text += ", absolute=True"
         if self.pool:
             text += ", pool=True"
         return text

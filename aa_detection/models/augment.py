@@ -35,7 +35,7 @@ class AttentionSpec:
             :class:`aa_detection.layers.SqueezeExcitation`, "cbam" a
             :class:`aa_detection.layers.CBAM`.
         stages: stages whose blocks are changed, of res2, res3, res4, res5.
-        num_heads, key_ratio, value_ratio, min_key_depth_per_head, relative, backend: of
+        num_heads, key_ratio, value_ratio, min_key_depth_per_head, relative, absolute, backend: of
             :class:`aa_detection.AAConv2d`.
         pool_stages: stages whose attention runs at half the resolution.
         max_image_size: longest side, in pixels, of the images distances are to be told on; an
@@ -58,6 +58,7 @@ class AttentionSpec:
     min_key_depth_per_head: int = 0
     pool_stages: Sequence[str] = ("res3",)
     relative: bool = True
+    absolute: bool = False
     max_image_size: int = 1344
     mask_padding: bool = True
     backend: str = "auto"
@@ -208,6 +209,7 @@ def _successor(
                 value_ratio=spec.value_ratio,
                 min_key_depth_per_head=spec.min_key_depth_per_head,
                 relative=spec.relative,
+                absolute=spec.absolute,
                 max_size=-(-spec.max_image_size // map_stride),
                 pool=pool,
                 backend=spec.backend,

@@ -44,6 +44,7 @@ def test_every_key_reaches_its_field(cfg):
         "AA.MIN_KEY_DEPTH_PER_HEAD": ("min_key_depth_per_head", 20),
         "AA.POOL_STAGES": ("pool_stages", ["res4"]),
         "AA.RELATIVE": ("relative", False),
+        "AA.ABSOLUTE": ("absolute", True),
         "AA.MAX_IMAGE_SIZE": ("max_image_size", 224),
         "AA.MASK_PADDING": ("mask_padding", False),
         "AA.BACKEND": ("backend", "dense"),

@@ -119,10 +119,11 @@ def check_metadata(file, format, cfg):
     "overrides",
     [
         ["MODEL.ATTENTION.CONV", "aw", "MODEL.ATTENTION.GATE", "se"],
-        ["MODEL.ATTENTION.GATE", "cbam", "MODEL.ATTENTION.AA.RELATIVE", "False"],
+        ["MODEL.ATTENTION.GATE", "cbam", "MODEL.ATTENTION.AA.RELATIVE", "False"]
+        + ["MODEL.ATTENTION.AA.ABSOLUTE", "True"],
         ["MODEL.ATTENTION.CONV", "aw", "MODEL.PIXEL_MEAN", "[100.0, 110.0, 120.0]"],
     ],
-    ids=["aw, se", "aa without positions, cbam", "aw, padding not masked"],
+    ids=["aw, se", "aa with absolute positions, cbam", "aw, padding not masked"],
 )
 def test_every_kind_of_attention(torchvision_engine, network, export, overrides):
     _, agreements = export(network(torchvision_engine, *LAST, *overrides), "onnx")

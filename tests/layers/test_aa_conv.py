@@ -11,6 +11,7 @@ from torch import nn
 
 from aa_detection.layers import AAConv2d
 from aa_detection.layers.aa_conv import attention_depths
+from aa_detection.layers.sinusoidal import sinusoidal_positions
 
 # kernel, stride, padding, dilation
 GEOMETRIES = [
@@ -86,11 +87,26 @@ def average_by_loops(x, stride):
     return out
 
 
+def wave(channel, i, j, channels):
+    """Absolute position of pixel (i, j): the first half of the channels is of the row."""
+    of_rows = math.ceil(channels / 2)
+    if channel < of_rows:
+        position, number, length = i, channel, of_rows
+    else:
+        position, number, length = j, channel - of_rows, channels - of_rows
+    angle = position / 10000 ** (2 * (number // 2) / length)
+    return math.cos(angle) if number % 2 else math.sin(angle)
+
+
 def attention_by_loops(layer, x):
     """``{(i, j): channels}`` of multi-head attention over a ``(C, H, W)`` map, Bello et al. 3.2."""
     d_k = layer.key_depth // layer.num_heads
     d_v = layer.value_depth // layer.num_heads
     pixels = [(i, j) for i in range(x.shape[1]) for j in range(x.shape[2])]
+    if layer.absolute:
+        x = x.clone()
+        for i, j in pixels:
+            x[:, i, j] += x.new_tensor([wave(c, i, j, len(x)) for c in range(len(x))])
     qkv = {p: layer.qkv.weight[:, :, 0, 0] @ x[:, p[0], p[1]] + layer.qkv.bias for p in pixels}
     mixed = {}
     for p in pixels:
@@ -172,6 +188,8 @@ def layer_by_loops(layer, batch):
         ((3, 1, 1, 1), (3, 5), {"max_size": (2, 3)}),  # distances beyond both tables
         ((3, 1, 1, 1), (5, 4), {"max_size": 1}),  # one row a table: no positions to tell
         ((3, 1, 1, 1), (5, 3), {"relative": False}),
+        ((3, 1, 1, 1), (5, 3), {"relative": False, "absolute": True}),
+        ((3, 2, 1, 1), (9, 7), {"absolute": True, "pool": True}),
         ((3, 1, 1, 1), (4, 3), {"num_heads": 4, "min_key_depth_per_head": 3}),
         ((3, 1, 1, 1), (3, 4), {"value_ratio": 1}),
         ((1, 1, 0, 1), (3, 4), {}),
@@ -306,6 +324,15 @@ def test_more_padding_than_the_centre_is_fine_without_attention():
     assert make(padding=2, value_ratio=0)(torch.randn(1, 6, 3, 3)).shape == (1, 16, 5, 5)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 7])
+def test_absolute_positions_of_any_number_of_channels(channels):
+    x = torch.randn(2, channels, 3, 4, dtype=torch.float64)
+    expected = [
+        [[wave(c, i, j, channels) for j in range(4)] for i in range(3)] for c in range(channels)
+    ]
+    torch.testing.assert_close(sinusoidal_positions(x), x.new_tensor(expected))
+
+
 @pytest.mark.parametrize("value_ratio", [0.5, 1])
 def test_map_smaller_than_the_kernel_is_refused_with_both_sizes(value_ratio):
     layer = make(kernel_size=5, padding=1, value_ratio=value_ratio)
@@ -355,10 +382,12 @@ def test_evaluation_is_deterministic_and_leaves_the_state_alone():
 
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("geometry", SAME_PADDING, ids=str)
-@pytest.mark.parametrize("size", [(9, 10), (10, 9)], ids=str)
-def test_valid_size_gives_every_image_what_it_gets_alone(size, geometry, pool):
+@pytest.mark.parametrize(
+    ("size", "absolute"), [((9, 10), False), ((10, 9), False), ((9, 10), True)], ids=str
+)
+def test_valid_size_gives_every_image_what_it_gets_alone(size, absolute, geometry, pool):
     torch.manual_seed(0)
-    layer = randomised(make(6, 16, *geometry, pool=pool)).double()
+    layer = randomised(make(6, 16, *geometry, pool=pool, absolute=absolute)).double()
     valid = [size, (size[0], 5), (6, size[1]), (7, 8), (1, 1)]
     batch = torch.zeros(len(valid), 6, *size, dtype=torch.float64)
     for image, (rows, columns) in zip(batch, valid, strict=True):
@@ -419,17 +448,17 @@ def shuffled(x, order):
     return x.flatten(2)[:, :, order].view_as(x)
 
 
-@pytest.mark.parametrize("relative", [False, True])
-def test_only_relative_positions_tell_pixels_apart(relative):
+@pytest.mark.parametrize(("relative", "absolute"), [(False, False), (True, False), (False, True)])
+def test_only_positions_tell_pixels_apart(relative, absolute):
     torch.manual_seed(0)
-    layer = randomised(make(value_ratio=1, relative=relative)).double()
+    layer = randomised(make(value_ratio=1, relative=relative, absolute=absolute)).double()
     x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
     order = torch.randperm(35)
     difference = (layer(shuffled(x, order)) - shuffled(layer(x), order)).abs().max()
-    if relative:
+    assert (layer.rel_h is None, layer.rel_w is None) == (not relative, not relative)
+    if relative or absolute:
         assert difference > 1e-3
     else:
-        assert layer.rel_h is None and layer.rel_w is None
         assert difference < 1e-12
 
 
@@ -484,12 +513,13 @@ def test_runs_under_bfloat16_autocast(pool):
 
 
 def test_printing_the_layer_shows_what_matters():
-    text = repr(make(stride=2, dilation=2, padding=2, pool=True, max_size=(4, 5)))
+    text = repr(make(stride=2, dilation=2, padding=2, pool=True, max_size=(4, 5), absolute=True))
     for part in (
         "6, 16, kernel_size=(3, 3), stride=(2, 2), padding=(2, 2)",
         "num_heads=2, key_depth=8, value_depth=8",
         "dilation=(2, 2)",
         "max_size=(4, 5)",
         "pool=True",
+        "absolute=True",
     ):
         assert part in text

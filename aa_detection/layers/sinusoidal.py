@@ -1,0 +1,31 @@
+"""Absolute positions as fixed waves, the alternative that relative positions are compared with."""
+
+import torch
+from torch import Tensor
+
+LONGEST = 10_000  # of the wavelengths, over 2π, as in Vaswani et al.
+
+
+def sinusoidal_positions(x: Tensor) -> Tensor:
+    """``(C, H, W)``: what tells the pixels of a map `x`, ``(B, C, H, W)``, where they are.
+
+    The first half of the channels is of the row, the rest of the column, each counted from 0. Of
+    each half the even channels are sines and the odd ones cosines, their wavelengths a geometric
+    series from 2π to 2π · 10000 (Vaswani et al., *Attention Is All You Need*, section 3.5, for each
+    axis; the "2d Sine" of Bello et al.'s comparison).
+    """
+    channels, height, width = x.shape[1:]
+    of_rows = (channels + 1) // 2
+    precise = {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
+    rows = _waves(torch.arange(height, **precise), of_rows)
+    columns = _waves(torch.arange(width, **precise), channels - of_rows)
+    waves = [rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1)]
+    return torch.cat(waves).to(x.dtype)
+
+
+def _waves(position: Tensor, channels: int) -> Tensor:
+    """``(channels, n)`` of n positions along one axis."""
+    channel = torch.arange(channels, device=position.device)
+    exponent = (channel // 2).to(position) * (-2 / max(1, channels))
+    angle = LONGEST ** exponent[:, None] * position
+    return torch.where(channel[:, None] % 2 == 0, angle.sin(), angle.cos())

@@ -39,25 +39,36 @@ COSTED = ROOT / "configs/aa_retinanet_R50.yaml"
 NUM_TRAIN, NUM_VAL = 1500, 300
 SEEDS = (1, 2)
 
-# factor: its config key, and its values, the default's among them
+ATTENTION = "MODEL.ATTENTION"
+
+
+def one_key(key: str, default: object, values: list) -> dict[str, tuple[str, ...]]:
+    """The values of one config key: each as text, and what overrides the default with it."""
+    found = {}
+    for value in values:
+        text = ", ".join(value) or "none" if isinstance(value, list) else str(value)
+        found[text] = () if value == default else (key, repr(value))
+    return found
+
+
+# factor: its values and their overrides, none for the default's
 FACTORS = {
-    "value ratio": ("MODEL.ATTENTION.AA.VALUE_RATIO", [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]),
-    "key ratio": ("MODEL.ATTENTION.AA.KEY_RATIO", [0.1, 0.2, 0.5, 1.0]),
-    "heads": ("MODEL.ATTENTION.AA.NUM_HEADS", [1, 2, 4, 8, 16]),
-    "stages": (
-        "MODEL.ATTENTION.STAGES",
+    "value ratio": one_key(f"{ATTENTION}.AA.VALUE_RATIO", 0.1, [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]),
+    "key ratio": one_key(f"{ATTENTION}.AA.KEY_RATIO", 0.2, [0.1, 0.2, 0.5, 1.0]),
+    "heads": one_key(f"{ATTENTION}.AA.NUM_HEADS", 8, [1, 2, 4, 8, 16]),
+    "stages": one_key(
+        f"{ATTENTION}.STAGES",
+        ["res3", "res4", "res5"],
         [["res5"], ["res4", "res5"], ["res3", "res4", "res5"]],
     ),
-    "pooled stages": ("MODEL.ATTENTION.AA.POOL_STAGES", [[], ["res3"], ["res3", "res4"]]),
-    "relative positions": ("MODEL.ATTENTION.AA.RELATIVE", [True, False]),
-}
-DEFAULTS = {
-    "value ratio": 0.1,
-    "key ratio": 0.2,
-    "heads": 8,
-    "stages": ["res3", "res4", "res5"],
-    "pooled stages": ["res3"],
-    "relative positions": True,
+    "pooled stages": one_key(
+        f"{ATTENTION}.AA.POOL_STAGES", ["res3"], [[], ["res3"], ["res3", "res4"]]
+    ),
+    "positions": {
+        "relative": (),
+        "absolute": (f"{ATTENTION}.AA.RELATIVE", "False", f"{ATTENTION}.AA.ABSOLUTE", "True"),
+        "none": (f"{ATTENTION}.AA.RELATIVE", "False"),
+    },
 }
 
 
@@ -73,15 +84,12 @@ class Choice:
 
 def choices() -> list[Choice]:
     found = []
-    for factor, (key, values) in FACTORS.items():
-        for value in values:
-            text = ", ".join(value) or "none" if isinstance(value, list) else str(value)
-            overrides = ["MODEL.ATTENTION.CONV", "aa"]
-            name = "default"
-            if value != DEFAULTS[factor]:
-                overrides += [key, repr(value)]
-                name = f"{factor} {text}".replace(",", "").replace(" ", "-")
-            found.append(Choice(factor, text, name, tuple(overrides)))
+    for factor, values in FACTORS.items():
+        for value, overrides in values.items():
+            name = (
+                f"{factor} {value}".replace(",", "").replace(" ", "-") if overrides else "default"
+            )
+            found.append(Choice(factor, value, name, (f"{ATTENTION}.CONV", "aa", *overrides)))
     return found
 
 
@@ -123,7 +131,7 @@ def recorded_runs(args: argparse.Namespace) -> Runs:
 
 # ---- cost ----------------------------------------------------------------------------------------
 
-PLAIN = ("MODEL.ATTENTION.CONV", "")
+PLAIN = (f"{ATTENTION}.CONV", "")
 
 
 def cost(args: argparse.Namespace) -> int:

@@ -25,6 +25,17 @@ score = 100 * float(words.get("MODEL.ATTENTION.AA.VALUE_RATIO", 0.1)) + int(word
 """
 
 
+FACTOR_OF = {
+    "AA.VALUE_RATIO": "value ratio",
+    "AA.KEY_RATIO": "key ratio",
+    "AA.NUM_HEADS": "heads",
+    "STAGES": "stages",
+    "AA.POOL_STAGES": "pooled stages",
+    "AA.RELATIVE": "positions",
+    "AA.ABSOLUTE": "positions",
+}
+
+
 @pytest.fixture
 def tool(monkeypatch):
     spec = importlib.util.spec_from_file_location("sweep_ratio", ROOT / "tools/sweep_ratio.py")
@@ -44,19 +55,27 @@ def test_every_choice_is_a_config_of_both_detectors(tool):
             assert cfg.MODEL.ATTENTION.CONV == "aa"
         names.add(choice.name)
         # one factor at a time
-        assert len(choice.overrides) == (2 if choice.name == "default" else 4)
+        keys = choice.overrides[2::2]
+        assert len({FACTOR_OF[key.removeprefix("MODEL.ATTENTION.")] for key in keys}) <= 1
+        assert (choice.name == "default") == (not keys)
     defaults = [choice for choice in tool.choices() if choice.name == "default"]
     assert [choice.factor for choice in defaults] == list(tool.FACTORS)
     assert len(names) == len(tool.choices()) - len(defaults) + 1
 
 
-def test_the_defaults_are_the_configs(tool):
+def test_the_default_has_the_values_of_the_config(tool):
     attention = load_config(str(tool.TRAINED), ["MODEL.ATTENTION.CONV", "aa"]).MODEL.ATTENTION
-    for factor, (key, _) in tool.FACTORS.items():
-        node = attention
-        for part in key.split(".")[2:]:
-            node = node[part]
-        assert node == tool.DEFAULTS[factor], factor
+    defaults = {
+        choice.factor: choice.value for choice in tool.choices() if len(choice.overrides) == 2
+    }
+    assert defaults == {
+        "value ratio": str(attention.AA.VALUE_RATIO),
+        "key ratio": str(attention.AA.KEY_RATIO),
+        "heads": str(attention.AA.NUM_HEADS),
+        "stages": ", ".join(attention.STAGES),
+        "pooled stages": ", ".join(attention.AA.POOL_STAGES),
+        "positions": "relative" if attention.AA.RELATIVE and not attention.AA.ABSOLUTE else "other",
+    }
 
 
 def test_train_and_report(tool, tmp_path, monkeypatch, capsys):
@@ -68,7 +87,8 @@ def test_train_and_report(tool, tmp_path, monkeypatch, capsys):
         lambda args: Runs(program, "torchvision", args.records, args.work),
     )
     factor = "value ratio"
-    monkeypatch.setattr(tool, "FACTORS", {factor: (tool.FACTORS[factor][0], [0.0, 0.1, 1.0])})
+    kept = {value: tool.FACTORS[factor][value] for value in ("0.0", "0.1", "1.0")}
+    monkeypatch.setattr(tool, "FACTORS", {factor: kept})
     folders = ["--records", str(tmp_path / "records"), "--work", str(tmp_path / "work")]
     assert tool.main(["train", *folders, "--seeds", "1,2"]) == 0
     assert capsys.readouterr().out.startswith("0 of 6 runs are complete")

@@ -1,11 +1,31 @@
+import functools
+import importlib.util
 import logging
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).resolve().parents[1]
+
 # the tests' tensors are small, and two processes that each use all cores wait for each other
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def load_tool():
+    """``load_tool(name)``: the module ``tools/<name>.py``; its ``main`` is the command."""
+
+    @functools.cache
+    def _load_tool(name):
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return _load_tool
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +44,20 @@ def browser():
 
 
 @pytest.fixture(autouse=True)
-def log_as_it_was():
-    """Undoes what a run does to this project's logger: after it, caplog would see nothing."""
-    logger = logging.getLogger("aa_detection")
-    propagate, level, handlers = logger.propagate, logger.level, logger.handlers[:]
+def own_log():
+    """Undoes what a run does to this project's logger: after it, caplog would see nothing.
+
+    Before every test too: the runs of fixtures with a wider scope come before this one's.
+    """
+    _reset_log()
     yield
-    for handler in [each for each in logger.handlers if each not in handlers]:
+    _reset_log()
+
+
+def _reset_log():
+    logger = logging.getLogger("aa_detection")
+    for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
-    logger.propagate = propagate
-    logger.setLevel(level)
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)

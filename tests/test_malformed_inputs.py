@@ -5,7 +5,6 @@ exit status 2, its one line on standard error, and no file written or changed.
 """
 
 import copy
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -636,11 +635,8 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "tools/train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("train_net").main
 
 
 @pytest.fixture

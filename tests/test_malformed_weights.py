@@ -4,7 +4,6 @@ Every row goes through the command line of ``train_net.py``, and must end with e
 one line on standard error, and no file written or changed.
 """
 
-import importlib.util
 import os
 import pickle
 import zipfile
@@ -230,11 +229,8 @@ WEIGHTS = {
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "tools/train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("train_net").main
 
 
 @pytest.mark.parametrize(("make", "line"), WEIGHTS.values(), ids=WEIGHTS)

@@ -1,7 +1,6 @@
 """Nothing that a user downloads can touch a file: through the tools' own entry points."""
 
 import ast
-import importlib.util
 import os
 import pickle
 from pathlib import Path
@@ -25,18 +24,11 @@ class Make:
         return os.mkdir, (str(self.path),)
 
 
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
 @pytest.fixture(
     params=[("train_net", "detectron2"), ("train_net", "torchvision"), ("analyze_model", None)],
     ids=lambda param: " ".join(filter(None, param)),
 )
-def refuse(request, tmp_path, monkeypatch, capsys):
+def refuse(request, load_tool, tmp_path, monkeypatch, capsys):
     """Runs a tool on a config file; it must end in 2 with one line, nothing being made."""
     name, engine = request.param
     if engine:
@@ -51,7 +43,7 @@ def refuse(request, tmp_path, monkeypatch, capsys):
     def _refuse(config, *words):
         before = sorted(tmp_path.rglob("*"))
         command = ["--config-file", str(config), *(["--engine", engine] if engine else [])]
-        assert tool(name)([*command, *words]) == 2
+        assert load_tool(name).main([*command, *words]) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1 and lines[0].startswith(f"{name}.py: "), lines
         assert sorted(tmp_path.rglob("*")) == before
@@ -142,13 +134,15 @@ EVIL_WEIGHTS = [
 @pytest.mark.parametrize(("make", "flags", "message"), EVIL_WEIGHTS)
 @pytest.mark.parametrize("mode", [[], ["--eval-only"]], ids=["train", "eval"])
 @pytest.mark.parametrize("engine", ["detectron2", "torchvision"])
-def test_no_weights_touch_a_file(engine, mode, make, flags, message, tmp_path, monkeypatch, capsys):
+def test_no_weights_touch_a_file(
+    engine, mode, make, flags, message, load_tool, tmp_path, monkeypatch, capsys
+):
     pytest.importorskip({"detectron2": "detectron2", "torchvision": "lightning"}[engine])
     path = make(tmp_path)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     command = ["--config-file", CONFIG, "--engine", engine, *mode, *flags]
-    assert tool("train_net")([*command, "MODEL.WEIGHTS", str(path)]) == 2
+    assert load_tool("train_net").main([*command, "MODEL.WEIGHTS", str(path)]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"train_net.py: MODEL.WEIGHTS {path}: ")
     assert message in lines[0]
@@ -156,10 +150,10 @@ def test_no_weights_touch_a_file(engine, mode, make, flags, message, tmp_path, m
 
 
 @pytest.mark.parametrize(("make", "flags", "message"), EVIL_WEIGHTS)
-def test_no_weights_touch_a_file_when_converted(make, flags, message, tmp_path, capsys):
+def test_no_weights_touch_a_file_when_converted(make, flags, message, load_tool, tmp_path, capsys):
     path = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert tool("convert_weights")([str(path), str(tmp_path / "out.pth"), *flags]) == 2
+    assert load_tool("convert_weights").main([str(path), str(tmp_path / "out.pth"), *flags]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"convert_weights.py: {path}: ")
     assert message in lines[0]

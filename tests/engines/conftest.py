@@ -1,3 +1,4 @@
+import functools
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def run():
         return engine.run(cfg, **how)
 
     return _run
+
+
+@pytest.fixture(scope="session")
+def trained(sample_dataset, tmp_path_factory):
+    """``trained(engine)``: folder and metrics of a run of the tiny detector, not to be changed."""
+
+    @functools.cache
+    def _trained(engine):
+        output = tmp_path_factory.mktemp("trained") / "a run"
+        cfg = engine.load_config(AA_CONFIG, [*TINY, "OUTPUT_DIR", str(output)])
+        return output, engine.run(cfg)
+
+    return _trained
 
 
 @pytest.fixture

@@ -1,20 +1,25 @@
 """Exported files compute what the network computes, and one that does not is not kept."""
 
-import importlib.util
 import json
 import resource
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.resnet import BasicBlock
 
 from aa_detection.config import ConfigError
 from aa_detection.export import FORMATS, DisagreementError, check, export_backbone, formats
+from aa_detection.models import AttentionSpec, augment
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ((160, 192), (224, 160))
+SMALL_SIZES = ((96, 128), (128, 96))
 # inputs near 1, as a network with batch norms that never saw an image expects them
 STD = "[57.4, 57.1, 58.4]"
+PIXELS = {"pixel_mean": [103.53, 116.28, 123.675], "pixel_std": [57.4, 57.1, 58.4]}
 # exporting takes time with every layer
 LAST = ["MODEL.ATTENTION.STAGES", "['res5']"]
 
@@ -23,36 +28,47 @@ ALL_FORMATS = pytest.mark.parametrize("format", FORMATS)
 
 @pytest.fixture
 def network(tiny_config):
-    """``network(engine, *overrides)``: a config and its backbone, with random weights."""
+    """``network(engine, *overrides)``: the backbone of a config, with random weights."""
 
     def _network(engine, *overrides):
         cfg = tiny_config(engine, "MODEL.DEVICE", "cpu", "MODEL.PIXEL_STD", STD, *overrides)
         torch.manual_seed(0)
-        return cfg, engine.build_model(cfg).eval().backbone
+        return engine.build_model(cfg).eval().backbone
 
     return _network
 
 
 @pytest.fixture
-def export(monkeypatch, tmp_path):
-    """``export(network, format)``: the file, checked at two small sizes, and what was compared."""
+def small_backbone():
+    """``small_backbone(**spec)``: of one block a stage, attention in the last, and no pyramid."""
 
-    def _export(network, format, name="the file"):
+    def _small_backbone(**spec):
+        torch.manual_seed(0)
+        resnet = torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1])
+        augment(resnet, AttentionSpec(stages=("res5",), max_image_size=160, **spec))
+        return IntermediateLayerGetter(resnet, {"layer4": "res5"}).eval()
+
+    return _small_backbone
+
+
+@pytest.fixture
+def export(monkeypatch, tmp_path):
+    """``export(backbone, format)``: the file, checked at two sizes, and what was compared."""
+
+    def _export(backbone, format, sizes=SMALL_SIZES):
         for package in FORMATS[format].packages:
             pytest.importorskip(package, reason=f"{package} is not installed")
-        cfg, backbone = network
         agreements = []
-        monkeypatch.setattr(check, "SIZES", SIZES)
+        monkeypatch.setattr(check, "SIZES", sizes)
         export_backbone(
             backbone,
-            tmp_path / name,
+            tmp_path / "the file",
             format,
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-            input_format=cfg.INPUT.FORMAT,
+            **PIXELS,
+            input_format="BGR",
             report=agreements.append,
         )
-        return tmp_path / name, agreements
+        return tmp_path / "the file", agreements
 
     return _export
 
@@ -61,46 +77,61 @@ def export(monkeypatch, tmp_path):
     ("engine_name", "format"),
     [
         ("torchvision", "onnx"),
-        ("torchvision", "torch_export"),
         ("detectron2", "onnx"),
+        pytest.param("torchvision", "torch_export", marks=pytest.mark.slow),
         pytest.param("detectron2", "torch_export", marks=pytest.mark.slow),
     ],
 )
 def test_pooled_attention_with_padding(request, network, export, tmp_path, engine_name, format):
     engine = request.getfixturevalue(f"{engine_name}_engine")
-    cfg, backbone = network(engine, *LAST, "MODEL.ATTENTION.AA.POOL_STAGES", "['res5']")
-    file, agreements = export((cfg, backbone), format)
+    backbone = network(engine, *LAST, "MODEL.ATTENTION.AA.POOL_STAGES", "['res5']")
+    file, agreements = export(backbone, format, SIZES)
     assert [(a.batch, a.height, a.width) for a in agreements] == [
         (batch, *size) for size in SIZES for batch in (1, 2)
     ]
     assert list(tmp_path.iterdir()) == [file]
-    check_metadata(file, format, cfg)
+    check_metadata(file, format, {f"p{n}": 2**n for n in range(3, 8)}, "160")
 
-    # an image alone and, padded, in a batch of three
     exported = FORMATS[format].read(file)
-    images = check.padded_batch(3, 192, 256, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
-    images[2, :, 160:] = 0
-    images[2, :, :, 160:] = 0
-    with torch.no_grad():
-        batch, alone = exported(images), exported(images[2:, :, :160, :160].contiguous())
-        expected = backbone(images)
+    alone, batch = alone_and_padded(exported, backbone)
     assert list(batch) == ["p3", "p4", "p5", "p6", "p7"]
-    for name, features in expected.items():
-        torch.testing.assert_close(batch[name], features, rtol=1e-4, atol=1e-4)
     # P6 is a convolution of what the ResNet makes, and this pixel of it is far from the padding
     torch.testing.assert_close(
         batch["p6"][2, :, 0, 0], alone["p6"][0, :, 0, 0], rtol=1e-4, atol=1e-4
     )
 
 
-def check_metadata(file, format, cfg):
+def test_pooled_attention_with_padding_and_no_pyramid(small_backbone, export):
+    backbone = small_backbone(pool_stages=("res5",))
+    file, agreements = export(backbone, "torch_export")
+    assert len(agreements) == 4
+    check_metadata(file, "torch_export", {"res5": 32}, "64")
+    alone, batch = alone_and_padded(FORMATS["torch_export"].read(file), backbone)
+    torch.testing.assert_close(batch["res5"][2, :, :5, :5], alone["res5"][0], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def alone_and_padded(exported, backbone):
+    """Maps of an image of 160x160 alone and, padded, as the last in a batch of three."""
+    images = check.padded_batch(3, 192, 256, **PIXELS)
+    images[2, :, 160:] = 0
+    images[2, :, :, 160:] = 0
+    batch, alone = exported(images), exported(images[2:, :, :160, :160].contiguous())
+    for name, features in backbone(images).items():
+        torch.testing.assert_close(batch[name], features, rtol=1e-4, atol=1e-4)
+    return alone, batch
+
+
+def check_metadata(file, format, strides, smallest_side):
     if format == "onnx":
         import onnxruntime
 
         session = onnxruntime.InferenceSession(file)
         metadata = session.get_modelmeta().custom_metadata_map
         assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
-        assert session.get_outputs()[0].shape == ["batch", 64, "p3_height", "p3_width"]
+        first = next(iter(strides))
+        batch, _, *size = session.get_outputs()[0].shape
+        assert [batch, *size] == ["batch", f"{first}_height", f"{first}_width"]
     else:
         extra = {"metadata.json": ""}
         with open(file, "rb") as opened:
@@ -108,31 +139,29 @@ def check_metadata(file, format, cfg):
         # the file loads where this project is not installed
         assert not any("aa_detection" in str(node.target) for node in graph.nodes)
         metadata = json.loads(extra["metadata.json"])
-    assert json.loads(metadata["pixel_mean"]) == cfg.MODEL.PIXEL_MEAN
-    assert json.loads(metadata["pixel_std"]) == cfg.MODEL.PIXEL_STD
+    assert {name: json.loads(metadata[name]) for name in PIXELS} == PIXELS
     assert metadata["input_format"] == "BGR"
-    assert json.loads(metadata["strides"]) == {f"p{n}": 2**n for n in range(3, 8)}
-    assert (metadata["size_divisibility"], metadata["smallest_side"]) == ("32", "160")
+    assert json.loads(metadata["strides"]) == strides
+    assert (metadata["size_divisibility"], metadata["smallest_side"]) == ("32", smallest_side)
 
 
 @pytest.mark.parametrize(
-    "overrides",
+    "spec",
     [
-        ["MODEL.ATTENTION.CONV", "aw", "MODEL.ATTENTION.GATE", "se"],
-        ["MODEL.ATTENTION.GATE", "cbam", "MODEL.ATTENTION.AA.RELATIVE", "False"]
-        + ["MODEL.ATTENTION.AA.ABSOLUTE", "True"],
-        ["MODEL.ATTENTION.CONV", "aw", "MODEL.PIXEL_MEAN", "[100.0, 110.0, 120.0]"],
+        {"conv": "aw", "gate": "se"},
+        {"gate": "cbam", "relative": False, "absolute": True},
+        {"conv": "aw", "mask_padding": False},
     ],
     ids=["aw, se", "aa with absolute positions, cbam", "aw, padding not masked"],
 )
-def test_every_kind_of_attention(torchvision_engine, network, export, overrides):
-    _, agreements = export(network(torchvision_engine, *LAST, *overrides), "onnx")
+def test_every_kind_of_attention(small_backbone, export, spec):
+    _, agreements = export(small_backbone(**spec), "onnx")
     assert len(agreements) == 4
 
 
 @ALL_FORMATS
 def test_a_wrong_weight_is_noticed_and_nothing_is_kept(
-    torchvision_engine, network, export, tmp_path, monkeypatch, format
+    small_backbone, export, tmp_path, monkeypatch, format
 ):
     (tmp_path / "the file").write_text("of an earlier export")
     kind = FORMATS[format]
@@ -144,8 +173,8 @@ def test_a_wrong_weight_is_noticed_and_nothing_is_kept(
 
     wrong = formats.Format(kind.attention, kind.packages, write_wrongly, kind.read)
     monkeypatch.setitem(FORMATS, format, wrong)
-    with pytest.raises(DisagreementError, match=r"differs .* batch 1 of 160x192: .* at p\d, more"):
-        export(network(torchvision_engine, *LAST), format)
+    with pytest.raises(DisagreementError, match=r"differs .* batch 1 of 96x128: .* at res5, more"):
+        export(small_backbone(), format)
     assert [path.name for path in tmp_path.iterdir()] == ["the file"]
     assert (tmp_path / "the file").read_text() == "of an earlier export"
 
@@ -209,11 +238,8 @@ def test_whole_networks_at_every_size(torchvision_engine, tmp_path, config, form
 
 
 @pytest.fixture
-def main():
-    spec = importlib.util.spec_from_file_location("export_model", ROOT / "tools/export_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("export_model").main
 
 
 CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")

@@ -25,17 +25,15 @@ def pictures(sample_dataset):
 
 
 @pytest.fixture
-def agrees(run, tiny_config, pictures, tmp_path):
-    """Trains, evaluates, and compares with what the detector finds in the same pictures."""
+def agrees(run, trained, tiny_config, pictures, tmp_path):
+    """Evaluates, and compares with what the detector finds in the same pictures."""
 
     def _agrees(engine, *overrides):
-        run(engine, tmp_path)
+        overrides = ["MODEL.WEIGHTS", str(trained(engine)[0] / "model_final.pth"), *overrides]
         run(engine, tmp_path, *overrides, eval_only=True)
         content = json.loads((tmp_path / "inference/coco_instances_results.json").read_text())
         written = by_image(content)
-        detector = engine.load_detector(
-            tiny_config(engine, "OUTPUT_DIR", str(tmp_path), *overrides)
-        )
+        detector = engine.load_detector(tiny_config(engine, *overrides))
         images, categories = pictures
         for image_id, image in images.items():
             (found,) = detector([image])
@@ -54,9 +52,8 @@ def test_half_precision_is_for_training_only(torchvision_engine, agrees):
     agrees(torchvision_engine, "SOLVER.AMP.ENABLED", "True")
 
 
-def test_bfloat16_finds_nearly_the_same(engine, run, tiny_config, pictures, tmp_path):
-    run(engine, tmp_path)
-    cfg = tiny_config(engine, "OUTPUT_DIR", str(tmp_path))
+def test_bfloat16_finds_nearly_the_same(engine, trained, tiny_config, pictures):
+    cfg = tiny_config(engine, "OUTPUT_DIR", str(trained(engine)[0]))
     exact, rounded = engine.load_detector(cfg), engine.load_detector(cfg, bfloat16=True)
     images = list(pictures[0].values())
     for expected, found in zip(exact(images), rounded(images), strict=True):
@@ -70,9 +67,8 @@ def test_bfloat16_finds_nearly_the_same(engine, run, tiny_config, pictures, tmp_
         assert np.median(np.where(same, corners, np.inf).min(axis=1)) < 2
 
 
-def test_a_batch_finds_what_each_picture_alone_does(engine, run, tiny_config, pictures, tmp_path):
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
-    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))
+def test_a_batch_finds_what_each_picture_alone_does(engine, trained, tiny_config, pictures):
+    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(trained(engine)[0])))
     images = list(pictures[0].values())
     images += [images[0][:, ::-1], images[1][:50, :20]]
     for image, together in zip(images, detector(images), strict=True):
@@ -83,8 +79,7 @@ def test_a_batch_finds_what_each_picture_alone_does(engine, run, tiny_config, pi
         assert together.boxes.max() <= max(image.shape)
 
 
-def test_a_line_of_pixels_is_a_picture(engine, run, tiny_config, tmp_path):
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
-    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))
+def test_a_line_of_pixels_is_a_picture(engine, trained, tiny_config):
+    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(trained(engine)[0])))
     assert detector.input_size(1, 500) == (1, 96)
     detector([np.full((1, 500, 3), 90, np.uint8)])

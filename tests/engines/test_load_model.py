@@ -6,12 +6,13 @@ import torch
 from aa_detection.config import ConfigError
 
 
-def test_weights_named_or_the_runs_own(engine, run, tiny_config, tmp_path):
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
-    final = tmp_path / "model_final.pth"
+def test_weights_named_or_the_runs_own(engine, trained, tiny_config, tmp_path):
+    output, _ = trained(engine)
+    final = output / "model_final.pth"
     saved = torch.load(final, weights_only=True)["model"]
-    named = tiny_config(engine, "MODEL.WEIGHTS", str(final), "OUTPUT_DIR", "elsewhere")
-    own = tiny_config(engine, "OUTPUT_DIR", str(tmp_path))
+    elsewhere = str(tmp_path / "elsewhere")
+    named = tiny_config(engine, "MODEL.WEIGHTS", str(final), "OUTPUT_DIR", elsewhere)
+    own = tiny_config(engine, "OUTPUT_DIR", str(output))
     for cfg in (named, own):
         before = cfg.dump()
         cfg.freeze()
@@ -42,9 +43,8 @@ def test_a_training_checkpoint(torchvision_engine, run, tiny_config, tmp_path):
         assert torch.equal(tensor, states[1][name]) or name.endswith("loss_normalizer"), name
 
 
-def test_weights_of_another_network(engine, run, tiny_config, tmp_path):
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
-    weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+def test_weights_of_another_network(engine, trained, tiny_config, tmp_path):
+    weights = torch.load(trained(engine)[0] / "model_final.pth", weights_only=True)["model"]
     half = {name: tensor for name, tensor in weights.items() if ".res5." not in name}
     torch.save(half, tmp_path / "half.pth")
     cfg = tiny_config(engine, "MODEL.WEIGHTS", str(tmp_path / "half.pth"))
@@ -52,10 +52,9 @@ def test_weights_of_another_network(engine, run, tiny_config, tmp_path):
         engine.load_model(cfg)
 
 
-def test_a_backbone_is_no_trained_detector(engine, run, tiny_config, tmp_path):
+def test_a_backbone_is_no_trained_detector(engine, trained, tiny_config, tmp_path):
     """Its head would be random: a fine-tuned run's own config.yaml names such a file."""
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
-    weights = torch.load(tmp_path / "model_final.pth", weights_only=True)["model"]
+    weights = torch.load(trained(engine)[0] / "model_final.pth", weights_only=True)["model"]
     backbone = {name: tensor for name, tensor in weights.items() if ".bottom_up." in name}
     torch.save(backbone, tmp_path / "backbone.pth")
     cfg = tiny_config(engine, "MODEL.WEIGHTS", str(tmp_path / "backbone.pth"))

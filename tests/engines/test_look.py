@@ -12,9 +12,8 @@ from aa_detection.data.images import read_image
 from aa_detection.visualization.attention_maps import look
 
 
-def test_looks_into_a_detector(engine, run, tiny_config, sample_dataset, tmp_path):
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1")
-    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(tmp_path)))
+def test_looks_into_a_detector(engine, trained, tiny_config, sample_dataset):
+    detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(trained(engine)[0])))
     content = json.loads((sample_dataset / "annotations/val.json").read_text())
     path = sample_dataset / "val" / content["images"][0]["file_name"]
     image = np.asarray(read_image(path))[:, :, ::-1]
@@ -39,7 +38,7 @@ def test_looks_into_a_detector(engine, run, tiny_config, sample_dataset, tmp_pat
 
 def test_a_plain_detector(engine, run, tiny_config, tmp_path):
     plain = ["MODEL.ATTENTION.CONV", ""]
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1", *plain)
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", *plain)
     detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(tmp_path), *plain))
     with pytest.raises(ValueError, match="has no augmented convolution"):
         look(detector, np.zeros((64, 64, 3), np.uint8))

@@ -1,6 +1,5 @@
 """The command line, and the table's figures against the published."""
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +12,8 @@ CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("analyze_model", ROOT / "tools/analyze_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("analyze_model")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,6 +1,5 @@
 """The command line: what it prints, its exit status, and what a user's mistakes print."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -14,11 +13,8 @@ CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("check_dataset", ROOT / "tools/check_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("check_dataset").main
 
 
 @pytest.fixture

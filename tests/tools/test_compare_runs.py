@@ -1,7 +1,6 @@
 """The command line that compares runs: its files, its grammar, and what mistakes print."""
 
 import builtins
-import importlib.util
 import json
 from pathlib import Path
 
@@ -14,11 +13,8 @@ WRITTEN = {"comparison.json", "comparison.md", "metrics.png", "classes.png", "pr
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("compare_runs", ROOT / "tools/compare_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("compare_runs").main
 
 
 @pytest.fixture(scope="module")

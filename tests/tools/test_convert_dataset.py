@@ -1,6 +1,5 @@
 """Pascal VOC and YOLO folders into COCO's format, and into training."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -20,16 +19,9 @@ OBJECT = (
 )
 
 
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
 @pytest.fixture(scope="module")
-def convert():
-    return tool("convert_dataset")
+def convert(load_tool):
+    return load_tool("convert_dataset").main
 
 
 @pytest.fixture
@@ -117,7 +109,7 @@ def test_yolo(convert, yolo, folder):
 
 
 @pytest.mark.parametrize("kind", ["voc", "yolo"])
-def test_what_is_converted_trains(convert, kind, folder, request, monkeypatch):
+def test_what_is_converted_trains(convert, kind, folder, load_tool, request, monkeypatch):
     assert convert(request.getfixturevalue(kind)) == 0
     report = check_dataset(
         CocoDataset("x", folder / "out.json", folder / "images"), train=True, images="pixels"
@@ -129,7 +121,7 @@ def test_what_is_converted_trains(convert, kind, folder, request, monkeypatch):
         data += [f"--{split}-json", str(folder / "out.json")]
         data += [f"--{split}-images", str(folder / "images")]
     count = len(report.summary.category_ids)
-    status = tool("train_net")(
+    status = load_tool("train_net").main(
         ["--config-file", str(ROOT / "configs/sample/aa_retinanet_R18.yaml"),
          "--engine", "torchvision", *data, "OUTPUT_DIR", str(folder / "run"),
          "MODEL.RETINANET.NUM_CLASSES", str(count), "SOLVER.MAX_ITER", "1",

@@ -1,6 +1,5 @@
 """The command line that converts weights: there and back, and what it refuses."""
 
-import importlib.util
 import pickle
 from pathlib import Path
 
@@ -13,11 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("convert", ROOT / "tools/convert_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("convert_weights").main
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """tools/predict.py and tools/visualize_attention.py on either engine's checkpoint."""
 
-import importlib.util
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -15,16 +15,10 @@ from aa_detection.engines import ENGINES, load_engine
 from aa_detection.visualization import sources
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 TINY = ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "MODEL.FPN.OUT_CHANNELS", "64",
         "MODEL.RETINANET.NUM_CONVS", "1", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0",
         "TEST.DETECTIONS_PER_IMAGE", "3"]  # fmt: skip
-
-
-def tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture(params=ENGINES)
@@ -42,26 +36,36 @@ def dataset(tmp_path, monkeypatch):
     return folder / "val"
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """``checkpoint(engine, keys)``: a file of random weights."""
+
+    @functools.cache
+    def _checkpoint(engine, keys):
+        package = load_engine(engine)
+        torch.manual_seed(0)
+        model = package.build_model(package.load_config(CONFIG, [*keys]))
+        state = model.state_dict()
+        if engine == "torchvision":
+            from aa_detection.engines.torchvision.names import to_detectron2
+
+            state = to_detectron2(model)
+        path = tmp_path_factory.mktemp("weights") / "a checkpoint.pth"
+        torch.save({"model": state}, path)
+        return str(path)
+
+    return _checkpoint
+
+
 @pytest.fixture
-def command(engine, dataset, tmp_path):
+def command(engine, dataset, checkpoint, load_tool):
     """``command(name, *words, conv="aa")``: runs a tool with a checkpoint of random weights."""
 
     def _command(name, *words, conv="aa", weights=None):
-        config = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
-        keys = [*TINY, "MODEL.ATTENTION.CONV", conv]
-        if weights is None:
-            weights = str(tmp_path / "a checkpoint.pth")
-            package = load_engine(engine)
-            torch.manual_seed(0)
-            model = package.build_model(package.load_config(config, keys))
-            state = model.state_dict()
-            if engine == "torchvision":
-                from aa_detection.engines.torchvision.names import to_detectron2
-
-                state = to_detectron2(model)
-            torch.save({"model": state}, weights)
-        own = ["--config-file", config, "--engine", engine]
-        return tool(name)([*words, *own, *keys, "MODEL.WEIGHTS", weights])
+        keys = (*TINY, "MODEL.ATTENTION.CONV", conv)
+        weights = weights or checkpoint(engine, keys)
+        own = ["--config-file", CONFIG, "--engine", engine]
+        return load_tool(name).main([*words, *own, *keys, "MODEL.WEIGHTS", weights])
 
     return _command
 

@@ -1,6 +1,5 @@
 """From two short trainings to the page, and what a user's mistakes print."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,8 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("report", ROOT / "tools/report.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("report").main
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,7 +1,6 @@
 """The controlled experiment at toy scale: two arms, one seed, two steps; then again."""
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
@@ -15,16 +14,9 @@ from aa_detection.engines.torchvision.model import build_model
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def tool(monkeypatch):
-    tool = load("reproduce_gains")
+def tool(load_tool, monkeypatch):
+    tool = load_tool("reproduce_gains")
     small = {
         name: dataclasses.replace(experiment, num_train=4, num_val=3)
         for name, experiment in tool.EXPERIMENTS.items()

@@ -1,6 +1,5 @@
 """What the comparison promises, simulated; docs/comparison has more simulations."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -12,11 +11,8 @@ TINY = {"images": 12, "classes": 2, "per_image": 5, "resamples": 100}
 
 
 @pytest.fixture
-def study():
-    spec = importlib.util.spec_from_file_location("study", ROOT / "tools/study_comparison.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def study(load_tool):
+    return load_tool("study_comparison")
 
 
 def test_the_page(study, tmp_path, monkeypatch, capsys):

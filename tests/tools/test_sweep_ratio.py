@@ -1,6 +1,5 @@
 """The study of attention's choices, with a program in place of the training and a small image."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -37,11 +36,8 @@ FACTOR_OF = {
 
 
 @pytest.fixture
-def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location("sweep_ratio", ROOT / "tools/sweep_ratio.py")
-    tool = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "sweep_ratio", tool)
-    spec.loader.exec_module(tool)
+def tool(load_tool, monkeypatch):
+    tool = load_tool("sweep_ratio")
     monkeypatch.setattr(tool, "NUM_TRAIN", 2)
     monkeypatch.setattr(tool, "NUM_VAL", 1)
     return tool

@@ -1,6 +1,5 @@
 """The command line: what a user's mistakes print, and that they cost nothing."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -17,11 +16,8 @@ CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "tools/train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("train_net").main
 
 
 @pytest.fixture(scope="module")

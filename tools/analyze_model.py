@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Parameters, FLOPs, activations and attention's memory of a config, or of every published network.
+"""Parameters, FLOPs, activations and attention's memory of a detector.
 
-A FLOP is a multiply-add, as fvcore counts it. Of a detector, FLOPs and activations are those of
-what depends on the image alone: backbone, pyramid and dense head (RetinaNet's, or the region
-proposal network's).
+Of a config's, or of every network of the papers beside the published numbers. A FLOP is a
+multiply-add, as fvcore counts it. Of a detector, FLOPs and activations are those of what depends on
+the image alone: backbone, pyramid and dense head (RetinaNet's, or the region proposal network's).
 """
 
 import argparse
@@ -148,9 +148,11 @@ def table(engine: str) -> str:
     return "\n".join(lines) + "\n" + NOTES
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", metavar="FILE", help="YAML configuration of a detector")
@@ -166,9 +168,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "analyze_model.py") -> int:
     """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         if args.table:
             print(table(args.engine))
@@ -176,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
             size = tuple(args.size)
             print(report(analyze_config(args.engine, args.config_file, args.opts, size), size))
     except ConfigError as error:
-        print(f"analyze_model.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     return 0
 

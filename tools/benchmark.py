@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time and peak memory of the attention operator, of a detector with it, and of looking into it.
+"""Time and peak memory of the attention operator and of detectors with it.
 
     benchmark.py attention      every backend, plain attention as the floor, and timm's layer
     benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step
@@ -620,9 +620,11 @@ def describe_machine(args: argparse.Namespace) -> dict:
     }
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("benchmark.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, measure, table, sizes in (
@@ -650,8 +652,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+def main(argv: list[str] | None = None, prog: str = "benchmark.py") -> int:
+    args = parse_args(argv, prog)
     machine, rows = describe_machine(args), []
     args.output.mkdir(parents=True, exist_ok=True)
     path = args.output / args.command

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
 """Everything that is wrong with a dataset, before training finds out.
 
-python tools/check_dataset.py --train-json train.json --train-images train/
-python tools/check_dataset.py --config-file configs/aa_retinanet_R50.yaml
-python tools/check_dataset.py --config-file configs/aa_retinanet_R50.yaml \\
-    --train-json train.json --train-images train/ --val-json val.json --val-images val/ \\
-    MODEL.RETINANET.NUM_CLASSES 5
+    check_dataset.py --train-json train.json --train-images train/
+    check_dataset.py --config-file aa_retinanet_R50.yaml
+    check_dataset.py --config-file aa_retinanet_R50.yaml \\
+        --train-json train.json --train-images train/ --val-json val.json --val-images val/ \\
+        MODEL.RETINANET.NUM_CLASSES 5
 
-takes what tools/train_net.py takes. The exit status is 0 where nothing hinders training, 1 where
+It takes what training takes. The exit status is 0 where nothing hinders training, 1 where
 something does, 2 where the command itself cannot be used.
 """
 
@@ -26,9 +26,11 @@ from aa_detection.data import (
 from aa_detection.engines import ENGINES, load_engine
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("check_dataset.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for split in ("train", "val"):
         parser.add_argument(f"--{split}-json", metavar="FILE", help="COCO-format annotations")
@@ -56,9 +58,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "check_dataset.py") -> int:
     """Run the command line; returns the exit status."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         cfg = None
         if args.config_file:
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         if not any(datasets.values()):
             raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are empty; name a dataset")
     except (ConfigError, DatasetError) as error:
-        print(f"check_dataset.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     reports = check_datasets(
         datasets["TRAIN"],

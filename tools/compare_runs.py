@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Does one detector beat another? A paired comparison of result files on the same annotations.
+"""Does one detector beat another? A paired comparison on the same annotations.
 
     compare_runs.py A.json B.json --annotations val.json
     compare_runs.py a_seed*.json vs b_seed*.json --annotations val.json
@@ -23,9 +23,11 @@ from aa_detection.visualization.comparison_plots import write_comparison_plots
 SEPARATOR = "vs"
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("compare_runs.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "runs",
@@ -75,9 +77,9 @@ def write(comparison: Comparison, folder: Path) -> None:
             file.replace(folder / file.name)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "compare_runs.py") -> int:
     """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         _check_writable(args.output)
@@ -92,13 +94,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         write(comparison, args.output)
     except DatasetError as error:
-        print(f"compare_runs.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"compare_runs.py: {args.output} cannot be written: {error}", file=sys.stderr)
+        print(f"{prog}: {args.output} cannot be written: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("compare_runs.py: interrupted", file=sys.stderr)
+        print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     print(comparison.to_markdown())
     print(f"written to {args.output}")

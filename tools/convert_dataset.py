@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""A Pascal VOC or YOLO folder into a COCO annotation file, checked before it is put in place.
+"""A Pascal VOC or YOLO folder into a COCO annotation file.
 
-python tools/convert_dataset.py voc --images JPEGImages --annotations Annotations \\
-    --image-set ImageSets/Main/train.txt --output train.json
-python tools/convert_dataset.py yolo --images images/train --annotations labels/train \\
-    --names data.yaml --output train.json
+    convert_dataset.py voc --images JPEGImages --annotations Annotations \\
+        --image-set ImageSets/Main/train.txt --output train.json
+    convert_dataset.py yolo --images images/train --annotations labels/train \\
+        --names data.yaml --output train.json
 
-Pascal VOC has no list of its classes: where training and validation do not show the same ones, name
-them all with --classes.
+The file is checked before it is put in place. Pascal VOC has no list of its classes: where training
+and validation do not show the same ones, name them all with --classes.
 """
 
 import argparse
@@ -18,9 +18,11 @@ from aa_detection.data import DatasetError
 from aa_detection.data.conversion import convert_voc, convert_yolo
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("convert_dataset.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     formats = parser.add_subparsers(dest="format", required=True)
     for name in ("voc", "yolo"):
@@ -36,14 +38,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "convert_dataset.py") -> int:
     """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = vars(parse_args(argv))
+    args = vars(parse_args(argv, prog))
     convert = {"voc": convert_voc, "yolo": convert_yolo}[args.pop("format")]
     try:
         report = convert(**args)
     except DatasetError as error:
-        print(f"convert_dataset.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     summary = report.summary
     print(

@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""Weights between frameworks: ``convert_weights.py resnet50.pth R-50.safetensors``.
+"""Weights from one framework's names, or one kind of file, to another.
+
+    convert_weights.py resnet50.pth R-50.safetensors
 
 Reads what training reads: torchvision's ResNets and RetinaNets, detectron2's zoo, and checkpoints
 of either engine, as .pth, .ckpt, .safetensors or .pkl. Writes the weights alone, as .pth or
@@ -15,9 +17,11 @@ from aa_detection.checkpoints.converting import LAYOUTS
 from aa_detection.config import ConfigError
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("convert_weights.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("input", metavar="INPUT", help="file, https:// or detectron2:// address")
     parser.add_argument("output", metavar="OUTPUT", help=".pth or .safetensors file")
@@ -36,9 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "convert_weights.py") -> int:
     """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         if os.path.realpath(args.input) == os.path.realpath(args.output):
             raise ConfigError(f"{args.output}: OUTPUT must be another file than INPUT")
@@ -46,10 +50,10 @@ def main(argv: list[str] | None = None) -> int:
         weights, about = convert(checkpoint, args.to)
         write_weights(args.output, weights, about)
     except ConfigError as error:
-        print(f"convert_weights.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("convert_weights.py: interrupted; nothing was written", file=sys.stderr)
+        print(f"{prog}: interrupted; nothing was written", file=sys.stderr)
         return 130
     print(
         f"{args.output}: {len(weights)} tensors, {sum(w.numel() for w in weights.values()):,} "

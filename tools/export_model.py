@@ -1,6 +1,8 @@
 #!/usr/bin/env python
-"""Export a trained detector's backbone and pyramid: ``export_model.py --config-file … --format onnx
---output backbone.onnx MODEL.WEIGHTS model_final.pth``.
+"""A trained detector's backbone and pyramid as a graph of ONNX or torch.export.
+
+    export_model.py --config-file aa_retinanet_R50.yaml --format onnx --output backbone.onnx \\
+        MODEL.WEIGHTS model_final.pth
 
 The written file is compared with the network, at three sizes and on a padded batch, before it is
 put in place. See docs/export.md.
@@ -15,9 +17,11 @@ from aa_detection.engines import ENGINES, load_engine
 from aa_detection.export import FORMATS, DisagreementError, check_target, export_backbone
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("export_model.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML configuration")
     parser.add_argument("--format", required=True, choices=FORMATS)
@@ -32,13 +36,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "export_model.py") -> int:
     """Run the command line.
 
     Returns:
         2 for input that cannot be used, 1 where the file does not agree with the network.
     """
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         check_target(args.output, args.format)
         engine = load_engine(args.engine)
@@ -53,13 +57,13 @@ def main(argv: list[str] | None = None) -> int:
             report=print,
         )
     except ConfigError as error:
-        print(f"export_model.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except DisagreementError as error:
-        print(f"export_model.py: {error}; nothing was written", file=sys.stderr)
+        print(f"{prog}: {error}; nothing was written", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("export_model.py: interrupted; nothing was written", file=sys.stderr)
+        print(f"{prog}: interrupted; nothing was written", file=sys.stderr)
         return 130
     print(f"{args.output}: written")
     return 0

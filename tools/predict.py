@@ -18,9 +18,11 @@ from aa_detection.visualization.predictions import Predictions, predict
 from aa_detection.visualization.sources import find_sources
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--input",
@@ -56,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, prog: str) -> int:
     """0, 1 where sources were skipped, 130 after an interrupt."""
     sources = find_sources(args.input)
     engine = load_engine(args.engine)
@@ -84,22 +86,22 @@ def run(args: argparse.Namespace) -> int:
     predictions.write(folder / "detections.json")
     print(f"{predictions.summary()}\nwritten to {folder}")
     for line in predictions.skipped:
-        print(f"predict.py: skipped: {line}", file=sys.stderr)
+        print(f"{prog}: skipped: {line}", file=sys.stderr)
     if interrupted and not live:  # a webcam ends in no other way
-        print("predict.py: interrupted; written is what was done", file=sys.stderr)
+        print(f"{prog}: interrupted; written is what was done", file=sys.stderr)
         return 130
     return 1 if predictions.skipped else 0
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "predict.py") -> int:
     """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
-        return run(args)
+        return run(args, prog)
     except (ConfigError, DatasetError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"predict.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{prog}: {error.filename}: {error.strerror}", file=sys.stderr)
     return 2
 
 

@@ -19,8 +19,8 @@ from aa_detection.reports.runs import Run, read_run
 from aa_detection.training.files import atomic_write
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="the first is the baseline")
     parser.add_argument(
         "--output", metavar="FILE", help="the page; default: report.html in the first OUTPUT_DIR"
@@ -100,19 +100,19 @@ def _load_detector(run: Run, engine_name: str) -> Detector:
     return engine.load_detector(engine.load_config(str(run.folder / "config.yaml"), weights))
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "report.py") -> int:
     """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         path = write_report(args)
     except (ConfigError, DatasetError) as error:
-        print(f"report.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"report.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{prog}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("report.py: interrupted", file=sys.stderr)
+        print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

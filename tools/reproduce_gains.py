@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Measure what attention gains: plain, AA, SE and AW twins of one small detector.
+"""Measure what attention gains: plain, AA, SE and AW twins of one detector.
 
     reproduce_gains.py              on whatever engine and device there is, a run at a time
     reproduce_gains.py --jobs 2     two at a time
@@ -128,9 +128,11 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("reproduce_gains.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, known in (("datasets", EXPERIMENTS), ("arms", ARMS)):
         parser.add_argument(
@@ -150,7 +152,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument(
-        "--records", type=Path, default=ROOT / "docs/gains", help="what is kept of the runs"
+        "--records", type=Path, default=Path("docs/gains"), help="what is kept of the runs"
     )
     parser.add_argument(
         "--work", type=Path, default=Path("output/gains"), help="datasets, logs and checkpoints"
@@ -167,9 +169,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "reproduce_gains.py") -> int:
     """Run the command line; exit status 2 for unusable input, 1 for a run that failed."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         engine = load_engine(args.engine).__name__.rpartition(".")[2]
         runs = Runs(ROOT / "tools/train_net.py", engine, args.records, args.work)
@@ -194,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
             if runs.complete(order, jobs=args.jobs, report=lambda line: print(line, flush=True)):
                 status = 1
         except (KeyboardInterrupt, Interrupted) as end:
-            print("reproduce_gains.py: interrupted; the same command continues", file=sys.stderr)
+            print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
             status = 128 + getattr(end, "signum", signal.SIGINT)
         lines = []
         for name in args.datasets:
@@ -204,10 +206,10 @@ def main(argv: list[str] | None = None) -> int:
         args.records.mkdir(parents=True, exist_ok=True)
         (args.records / "table.md").write_text(text, encoding="utf-8")
     except (ConfigError, DatasetError) as error:
-        print(f"reproduce_gains.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("reproduce_gains.py: interrupted before the runs began", file=sys.stderr)
+        print(f"{prog}: interrupted before the runs began", file=sys.stderr)
         return 130
     return status
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Does the comparison keep its promises? Its intervals, power and time on simulated detectors.
+"""Does the comparison keep its promises? Tried on simulated detectors.
 
     study_comparison.py images     equal detectors, one run of each: how often is none shown better?
     study_comparison.py training   the same with noise of training, by the number of runs
@@ -8,8 +8,8 @@
     study_comparison.py speed      5,000 images, 80 classes, 100 detections an image
 
 Each writes its rows into ``study.json`` and ``study.txt`` in ``--output``; images and power add
-simulations to those that are there. Shares come with their own
-95 % intervals (Clopper and Pearson), from the number of simulations.
+simulations to those that are there. Shares come with their own 95 % intervals (Clopper and
+Pearson), from the number of simulations.
 """
 
 import argparse
@@ -248,9 +248,11 @@ def _share(row: dict) -> str:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "study_comparison.py") -> int:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("study_comparison.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--simulations", type=int, metavar="N", help="default: by the study")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What each choice of the attention costs and gains: one factor at a time around the default.
+"""What each choice of the attention costs and gains, one factor at a time.
 
     sweep_ratio.py train     AP of every choice: the small detector on the context dataset
     sweep_ratio.py cost      parameters, FLOPs, latency and memory of every choice
@@ -299,16 +299,18 @@ def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("sweep_ratio.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function in (("train", train), ("cost", cost), ("report", report)):
         command = commands.add_parser(name)
         command.set_defaults(function=function)
         command.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
-        command.add_argument("--records", type=Path, default=ROOT / "docs/sweep", metavar="DIR")
+        command.add_argument("--records", type=Path, default=Path("docs/sweep"), metavar="DIR")
         if name == "cost":
             command.add_argument("--device", default="cpu")
             command.add_argument(
@@ -330,16 +332,16 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "sweep_ratio.py") -> int:
     """Run the command line; exit status 2 for unusable input, 1 for a run that failed."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         return args.function(args)
     except (ConfigError, DatasetError) as error:
-        print(f"sweep_ratio.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Interrupted) as end:
-        print("sweep_ratio.py: interrupted; the same command continues", file=sys.stderr)
+        print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
         return 128 + getattr(end, "signum", signal.SIGINT)
 
 

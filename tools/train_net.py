@@ -1,5 +1,11 @@
 #!/usr/bin/env python
-"""Train and evaluate a detector: ``train_net.py --config-file configs/aa_retinanet_R50.yaml``."""
+"""Train and evaluate a detector.
+
+    train_net.py --config-file sample/aa_retinanet_R18.yaml
+    train_net.py --config-file aa_retinanet_R50.yaml --eval-only MODEL.WEIGHTS model_final.pth
+
+The same YAML runs on detectron2 and, where that is not installed, on torchvision and Lightning.
+"""
 
 import argparse
 import sys
@@ -12,11 +18,19 @@ from aa_detection.training.failures import RunError, exit_status
 from aa_detection.training.interrupt import Interrupted
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__.replace("train_net.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML configuration")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="YAML: a file, or the name of one that comes with the package, such as "
+        "sample/aa_retinanet_R18.yaml",
+    )
     parser.add_argument(
         "--engine",
         choices=("auto", *ENGINES),
@@ -66,9 +80,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "train_net.py") -> int:
     """Run the command line; the status is 0 or :func:`exit_status`'s."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         engine = load_engine(args.engine)
         cfg = engine.load_config(args.config_file, args.opts)
@@ -91,10 +105,10 @@ def main(argv: list[str] | None = None) -> int:
             open_images=not args.skip_images,
         )
     except (ConfigError, DatasetError, RunError, Interrupted) as end:
-        report(f"train_net.py: {end}")
+        report(f"{prog}: {end}")
         return exit_status(end)
     except KeyboardInterrupt:
-        print("train_net.py: interrupted before the run began", file=sys.stderr)
+        print(f"{prog}: interrupted before the run began", file=sys.stderr)
         return 130
     return 0
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What every attention head of a detector looks at, from points of a picture.
+"""What every attention head looks at, from points of a picture.
 
 Writes NAME.html, a page in which the mouse moves the point (one file, opened in any browser), and
 for each point NAME_query_N.png, a row a layer and a column a head.
@@ -21,9 +21,11 @@ from aa_detection.visualization.attention_maps import NoAttentionError, look
 from aa_detection.visualization.attention_page import attention_page
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--input", required=True, metavar="IMAGE")
     parser.add_argument(
@@ -92,16 +94,16 @@ def run(args: argparse.Namespace) -> None:
         print(f"query ({x:.0f}, {y:.0f}): {path}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "visualize_attention.py") -> int:
     """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv)
+    args = parse_args(argv, prog)
     try:
         run(args)
     except (ConfigError, DatasetError) as error:
-        print(f"visualize_attention.py: {error}", file=sys.stderr)
+        print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"visualize_attention.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{prog}: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,7 +1,6 @@
 """Datasets in COCO's format: names, checks, and a sample dataset drawn from a seed.
 
-The sample dataset is in :mod:`aa_detection.data.sample`, which is a command as well and therefore
-is not imported here. Nothing below imports torch.
+The sample dataset is in :mod:`aa_detection.data.sample`. Nothing below imports torch.
 """
 
 from .annotations import complete_annotations, open_coco

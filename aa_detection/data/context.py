@@ -8,12 +8,9 @@ Between the board and the discs lie at least :data:`DISTANCE` pixels of backgrou
 with a ResNet-18 that is more than any convolution sees from the places on P3 where it calls the
 discs' classes: without attention, the tone is all there is to go by. (A group norm in the pyramid
 or the head would be such an attention: its statistics are of the whole map.)
-
-python -m aa_detection.data.context [--root R] [--num-train N] [--num-val N] [--seed S]
 """
 
 import itertools
-import sys
 
 import cv2
 import numpy as np
@@ -97,7 +94,3 @@ CONTEXT = DrawnDataset(
 )
 
 write_context_dataset = CONTEXT.write
-main = CONTEXT.main
-
-if __name__ == "__main__":
-    sys.exit(main())

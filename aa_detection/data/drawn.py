@@ -1,8 +1,6 @@
 """Datasets drawn from a seed: images and COCO annotations, written once and known again."""
 
-import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -170,27 +168,3 @@ class DrawnDataset:
         }
         path = folder / "annotations" / f"{split}.json"
         path.write_text(json.dumps(content), encoding="utf-8")
-
-    def main(self, argv: list[str] | None = None) -> int:
-        """The command line. Returns the exit code: 0, or 2 after one line on standard error."""
-        parser = argparse.ArgumentParser(
-            prog=f"python -m aa_detection.data.{self.name}",
-            description=f"Write the {self.name} dataset, unless it is there already.",
-        )
-        parser.add_argument(
-            "--root",
-            help=f"folder to write {self.folder} into (default: $DETECTRON2_DATASETS, or datasets)",
-        )
-        parser.add_argument("--num-train", type=int, default=320, metavar="N")
-        parser.add_argument("--num-val", type=int, default=80, metavar="N")
-        parser.add_argument("--seed", type=int, default=0)
-        args = parser.parse_args(argv)
-        try:
-            folder = self.write(
-                args.root, num_train=args.num_train, num_val=args.num_val, seed=args.seed
-            )
-        except DatasetError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        print(f"{self.name} dataset: {args.num_train} + {args.num_val} images in {folder}")
-        return 0

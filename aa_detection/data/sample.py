@@ -1,9 +1,4 @@
-"""The sample dataset: a few hundred images and their COCO annotations, from a seed.
-
-python -m aa_detection.data.sample [--root R] [--num-train N] [--num-val N] [--seed S]
-"""
-
-import sys
+"""The sample dataset: a few hundred images and their COCO annotations, from a seed."""
 
 import numpy as np
 
@@ -26,7 +21,3 @@ SAMPLE = DrawnDataset(
 )
 
 write_sample_dataset = SAMPLE.write
-main = SAMPLE.main
-
-if __name__ == "__main__":
-    sys.exit(main())

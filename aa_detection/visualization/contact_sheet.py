@@ -1,14 +1,7 @@
-"""Ground truth beside predictions for a handful of images, in one picture.
+"""Ground truth beside predictions for a handful of images, in one picture."""
 
-python -m aa_detection.visualization.contact_sheet --dataset aa_sample_val
-    --detections output/inference/coco_instances_results.json --output sheet.png
-    [--score-threshold S] [--max-images N] [--columns N]
-"""
-
-import argparse
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from ..data import DatasetError, get_coco_dataset, read_image
+from ..data import DatasetError, read_image
 from .boxes import draw_boxes, font
 
 _CELL = 300  # pixels a side, for one image with its boxes
@@ -213,40 +206,3 @@ def _read_json(path: str | os.PathLike):
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DatasetError(f"{path} is not JSON: {error}") from error
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line. Returns the exit code: 0, or 2 after one line on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m aa_detection.visualization.contact_sheet",
-        description="Draw ground truth beside detections for a handful of images.",
-    )
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="such as aa_sample_val")
-    parser.add_argument(
-        "--detections", required=True, metavar="FILE", help="coco_instances_results.json of a run"
-    )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the PNG file to write")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S")
-    parser.add_argument("--max-images", type=int, default=12, metavar="N")
-    parser.add_argument("--columns", type=int, default=3, metavar="N", help="pairs side by side")
-    args = parser.parse_args(argv)
-    try:
-        dataset = get_coco_dataset(args.dataset)
-        path = write_contact_sheet(
-            args.output,
-            dataset.annotation_file,
-            dataset.image_root,
-            args.detections,
-            score_threshold=args.score_threshold,
-            max_images=args.max_images,
-            columns=args.columns,
-        )
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"contact sheet: {path}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

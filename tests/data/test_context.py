@@ -9,7 +9,6 @@ from aa_detection.data import CocoDataset, check_dataset
 from aa_detection.data import context as module
 from aa_detection.data.context import (
     BOARD_WIDTH,
-    CONTEXT,
     DISTANCE,
     draw_strip,
     write_context_dataset,
@@ -94,10 +93,3 @@ def test_discs_are_far_from_the_board_and_apart(coco):
         for annotation in annotations:
             assert annotation["bbox"][0] - BOARD_WIDTH >= DISTANCE
             assert 8 <= min(annotation["bbox"][2:]) and max(annotation["bbox"][2:]) <= 14
-
-
-def test_command_line(tmp_path, capsys):
-    assert CONTEXT.main(["--root", str(tmp_path), "--num-train", "1", "--num-val", "1"]) == 0
-    assert capsys.readouterr().out == f"context dataset: 1 + 1 images in {tmp_path}/aa_context\n"
-    assert CONTEXT.main(["--root", str(tmp_path), "--num-train", "2", "--num-val", "1"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1

@@ -7,7 +7,7 @@ from PIL import Image
 
 from aa_detection.data import DatasetError
 from aa_detection.data.sample import write_sample_dataset
-from aa_detection.visualization.contact_sheet import _choose_images, main, write_contact_sheet
+from aa_detection.visualization.contact_sheet import _choose_images, write_contact_sheet
 
 
 @pytest.fixture(scope="module")
@@ -150,20 +150,3 @@ def test_files_that_cannot_be_drawn(tmp_path, val, truths):
         draw(tmp_path, {**val, "image_root": tmp_path}, truths)
     with pytest.raises(ValueError, match="max_images and columns must be at least 1, got 0 and 3"):
         draw(tmp_path, val, truths, max_images=0)
-
-
-def test_command_line(tmp_path, val, truths, monkeypatch, capsys):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(val["image_root"].parents[1]))
-    results, sheet = tmp_path / "results.json", tmp_path / "new folder" / "sheet.png"
-    results.write_text(json.dumps(truths))
-    options = ["--detections", str(results), "--output", str(sheet), "--max-images", "2"]
-    assert main(["--dataset", "aa_sample_val", *options]) == 0
-    assert capsys.readouterr().out == f"contact sheet: {sheet}\n"
-    with Image.open(sheet) as image:
-        assert (np.asarray(image) == draw(tmp_path, val, truths, max_images=2)).all()
-
-    assert main(["--dataset", "aa_sample_vel", *options]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("error: unknown dataset 'aa_sample_vel', did you mean")
-    assert printed.err.count("\n") == 1

@@ -2,13 +2,9 @@
 
 from .attention_keys import add_attention_keys, attention_spec
 from .augmentation_keys import add_augmentation_keys, check_augmentation
-from .loading import (
-    ConfigError,
-    UnknownKeyError,
-    merge_overrides,
-    merge_yaml,
-    read_settings,
-)
+from .errors import ConfigError, UnknownKeyError
+from .files import config_file
+from .loading import merge_overrides, merge_yaml, read_settings
 from .training import check_evaluation, check_training, default_to_final_weights, number_of_classes
 from .values import check_values
 
@@ -22,6 +18,7 @@ __all__ = [
     "check_evaluation",
     "check_training",
     "check_values",
+    "config_file",
     "default_to_final_weights",
     "merge_overrides",
     "merge_yaml",

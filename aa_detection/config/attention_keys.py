@@ -5,7 +5,7 @@ import logging
 from fvcore.common.config import CfgNode
 
 from ..models import AttentionSpec
-from .loading import ConfigError
+from .errors import ConfigError
 
 # field of AttentionSpec -> key below MODEL.ATTENTION
 _KEYS = {

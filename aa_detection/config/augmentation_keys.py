@@ -2,7 +2,7 @@
 
 from fvcore.common.config import CfgNode
 
-from .loading import ConfigError
+from .errors import ConfigError
 
 
 def add_augmentation_keys(cfg: CfgNode) -> None:

@@ -4,7 +4,6 @@ fvcore's ``CfgNode`` (detectron2's is a subclass) does the merging and the type 
 done here because detectron2's loader evaluates Python tags by default.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -13,26 +12,14 @@ from typing import Any
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
+from .errors import ConfigError, UnknownKeyError
+from .files import CONFIGS, config_file, packaged_configs
+
 # fvcore's words
 _TYPE_MISMATCH = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs. <class '(\w+)'>\) with values \((.*) vs. (.*)\) "
     r"for config key: (\S+)"
 )
-
-
-class ConfigError(ValueError):
-    """A config file, key or value that cannot be used; one line says what, where and why."""
-
-
-class UnknownKeyError(ConfigError):
-    """A key the config does not have."""
-
-    def __init__(self, source: str, key: str, known: Sequence[str]) -> None:
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
-        super().__init__(f"{source}: unknown config key {key}{hint}")
-        self.source = source
-        self.key = key
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,11 +41,14 @@ class _Loader(yaml.SafeLoader):
 def merge_yaml(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file and the files its ``_BASE_`` chain names into `cfg`.
 
+    A file that is not there may be one of the package's: see :func:`.config_file`. So may a base,
+    which is looked for beside the file that names it first.
+
     Raises:
         ConfigError: the file is missing, is not YAML or not a mapping, names itself as its base,
             or holds a key `cfg` does not have or a value of another type.
     """
-    for file, tree in _chain(path, ()):
+    for file, tree in _chain(config_file(path), ()):
         _merge(cfg, tree, file)
 
 
@@ -89,7 +79,7 @@ def read_settings(path: str, overrides: Sequence[str]) -> dict[str, Any]:
         ConfigError: as :func:`merge_yaml` for a file that cannot be read.
     """
     settings: dict[str, Any] = {}
-    for _, tree in _chain(path, ()):
+    for _, tree in _chain(config_file(path), ()):
         settings.update(_flat(tree))
     settings.update(
         (key, CfgNode._decode_cfg_value(value))
@@ -137,7 +127,9 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
             raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
-        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        packaged = base in packaged_configs() and not os.path.exists(beside)
+        base = str(CONFIGS / base) if packaged else beside
         # no config leads out of the configs: to a key file, a device that never ends, a pipe
         if not base.endswith((".yaml", ".yml")) or os.path.exists(base) != os.path.isfile(base):
             raise ConfigError(f"{path}: {BASE_KEY} must be a .yaml file, got {base}")

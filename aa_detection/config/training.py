@@ -4,7 +4,7 @@ import os
 
 from fvcore.common.config import CfgNode
 
-from .loading import ConfigError
+from .errors import ConfigError
 
 
 def check_training(cfg: CfgNode) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
-from .loading import ConfigError
+from .errors import ConfigError
 from .training import number_of_classes
 
 _DEPTHS = (18, 34, 50, 101, 152)

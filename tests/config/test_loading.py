@@ -202,9 +202,7 @@ def test_unknown_key_error_carries_the_key(cfg, write):
 
 def test_missing_file_and_directory(cfg, write, tmp_path):
     missing = str(tmp_path / "no such.yaml")
-    assert refusal(merge_yaml, cfg, missing) == (
-        f"{missing}: cannot read the config file: No such file or directory"
-    )
+    assert refusal(merge_yaml, cfg, missing).startswith(f"{missing}: no such file, nor a config")
     folder = str(tmp_path)
     assert refusal(merge_yaml, cfg, folder) == (
         f"{folder}: cannot read the config file: Is a directory"

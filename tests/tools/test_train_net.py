@@ -82,7 +82,7 @@ def test_a_wrong_command_line(fail, words, parts):
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        (None, ["config.yaml", "No such file"]),
+        (None, ["config.yaml", "no such file"]),
         (b"MODEL: [unclosed\nSOLVER: {}", ["config.yaml", "line 2", "not a YAML file"]),
         (b"\x80\x81\xff", ["config.yaml", "not a YAML file"]),
         (b"- a\n- b", ["config.yaml", "list"]),

@@ -1,0 +1,19 @@
+"""What is wrong with a config, in one line."""
+
+import difflib
+from collections.abc import Sequence
+
+
+class ConfigError(ValueError):
+    """A config file, key or value that cannot be used; one line says what, where and why."""
+
+
+class UnknownKeyError(ConfigError):
+    """A key the config does not have."""
+
+    def __init__(self, source: str, key: str, known: Sequence[str]) -> None:
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"; the nearest known key is {nearest[0]}" if nearest else ""
+        super().__init__(f"{source}: unknown config key {key}{hint}")
+        self.source = source
+        self.key = key

@@ -1,0 +1,41 @@
+"""Where a config file is: on disk, or among those that come with the package."""
+
+import difflib
+import os
+from pathlib import Path
+
+from .errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# inside an installed package, and beside it in a checkout
+CONFIGS = next(
+    folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()
+)
+
+
+def config_file(name: str | os.PathLike[str]) -> str:
+    """The path of a config: `name` itself if that is there, else the packaged config of that name.
+
+    Args:
+        name: a path, or a name such as ``aa_retinanet_R50.yaml``, ``sample/aa_retinanet_R18.yaml``
+            or ``lazy/aa_retinanet_R50.py``.
+
+    Raises:
+        ConfigError: there is neither; names the nearest packaged ones.
+    """
+    name = os.fspath(name)
+    if os.path.exists(name):
+        return name
+    known = packaged_configs()
+    if name in known:
+        return str(CONFIGS / name)
+    namesakes = [each for each in known if os.path.basename(each) == os.path.basename(name)]
+    nearest = namesakes or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"they are in {CONFIGS}"
+    raise ConfigError(f"{name}: no such file, nor a config that comes with the package; {hint}")
+
+
+def packaged_configs() -> list[str]:
+    """Names of the configs that come with the package, with / between their folders and them."""
+    files = (path for ending in ("yaml", "py") for path in CONFIGS.rglob(f"*.{ending}"))
+    return sorted(path.relative_to(CONFIGS).as_posix() for path in files)

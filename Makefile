@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+AA_DETECTION = $(VENV)/bin/aa-detection
 
-DEMO_CONFIG = configs/sample/aa_retinanet_R18.yaml
+DEMO_CONFIG = sample/aa_retinanet_R18.yaml
 DEMO_OUTPUT = output/demo
 ENGINE ?= auto
 
@@ -23,9 +24,8 @@ test: setup
 	$(RUN) -m pytest -q
 
 demo: setup
-	$(RUN) -m aa_detection.data.sample
-	$(RUN) tools/train_net.py --engine $(ENGINE) --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)
-	$(RUN) -m aa_detection.visualization.contact_sheet \
-		--dataset aa_sample_val \
+	$(AA_DETECTION) draw-dataset sample
+	$(AA_DETECTION) train --engine $(ENGINE) --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)
+	$(AA_DETECTION) contact-sheet --dataset aa_sample_val \
 		--detections $(DEMO_OUTPUT)/inference/coco_instances_results.json --score-threshold 0.4 \
 		--output $(DEMO_OUTPUT)/contact_sheet.png

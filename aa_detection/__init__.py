@@ -5,9 +5,14 @@ Convolutional Neural Networks* (arXiv 2108.08205), as a plug-in of detectron2 an
 PyTorch project. Importing this needs torch alone.
 """
 
-from .attention import relative_attention_2d
-from .layers import AAConv2d, AWConv2d
-from .models import AttentionSpec, augment
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .attention import relative_attention_2d
+    from .layers import AAConv2d, AWConv2d
+    from .models import AttentionSpec, augment
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,6 +23,31 @@ __all__ = [
     "augment",
     "relative_attention_2d",
 ]
+
+# configs/ and tools/ stand inside an installed package, and beside it in a checkout
+if not (Path(__file__).parent / "configs").is_dir():
+    __path__.append(str(Path(__file__).resolve().parents[1]))
+
+# found on first use: a command line that prints its help need not wait for torch
+_PLACES = {
+    "AAConv2d": "layers",
+    "AWConv2d": "layers",
+    "AttentionSpec": "models",
+    "augment": "models",
+    "relative_attention_2d": "attention",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})
 
 
 def add_aa_config(cfg) -> None:

@@ -1,6 +1,7 @@
 """Who may import whom: arrows point down only."""
 
 import ast
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ LAYERS = (
     ("visualization",),
     ("reports",),
     ("engines",),
+    ("tools",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # what only one place may import
@@ -28,12 +30,19 @@ OWNED = {
     "detectron2": PACKAGE / "engines" / "detectron2",
     "lightning": PACKAGE / "engines" / "torchvision",
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+# beside the package in a checkout, inside an installed one
+TOOLS = Path(importlib.import_module("aa_detection.tools").__path__[0])
+FILES = sorted({*PACKAGE.rglob("*.py"), *TOOLS.glob("*.py")} - {*PACKAGE.glob("configs/**/*.py")})
+
+
+def place(file: Path) -> tuple[str, ...]:
+    """The parts of a file's path below the package, were it installed."""
+    return file.relative_to(TOOLS.parent if TOOLS in file.parents else PACKAGE).parts
 
 
 def imported(file: Path) -> Iterator[str]:
     """Absolute names of the modules that a file imports, inside functions too."""
-    package = ("aa_detection", *file.relative_to(PACKAGE).parts[:-1])
+    package = ("aa_detection", *place(file)[:-1])
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -55,9 +64,9 @@ def test_every_package_has_its_layer():
     assert packages <= set(RANK), f"not in LAYERS: {packages - set(RANK)}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: "/".join(place(file)))
 def test_arrows_point_down(file):
-    parts = file.relative_to(PACKAGE).parts
+    parts = place(file)
     if len(parts) == 1:
         return  # the package's face imports what it shows
     for module in imported(file):
@@ -66,7 +75,7 @@ def test_arrows_point_down(file):
             assert RANK[target] < RANK[parts[0]], f"{parts[0]} imports {module}"
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: "/".join(place(file)))
 def test_frameworks_stay_in_their_engines(file):
     for module in imported(file):
         owner = OWNED.get(module.split(".")[0])

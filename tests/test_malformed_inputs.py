@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aa_detection.config.files import CONFIGS as CONFIGS_FOLDER
 from aa_detection.data.catalog import _BUILTIN
 from aa_detection.engines import ENGINES
 
@@ -159,7 +160,10 @@ def turned(path: Path) -> None:
 CONFIGS = {
     "missing": (
         lambda place: place.config.unlink(),
-        "{folder}/my config.yaml: cannot read the config file: No such file or directory",
+        (
+            "{folder}/my config.yaml: no such file, nor a config that comes with the package; "
+            "they are in {configs}"
+        ),
     ),
     "folder": (
         lambda place: (place.config.unlink(), place.config.mkdir()) and None,
@@ -656,6 +660,7 @@ def test_malformed_input(engine, make, line, place, main, capsys):
     status = main(["--engine", engine, "--config-file", str(place.config), *place.data, *words])
     out, err = capsys.readouterr()
     assert status == 2
-    expected = line.format(folder=place.folder, root=ROOT, known=", ".join(sorted(_BUILTIN)))
+    known = ", ".join(sorted(_BUILTIN))
+    expected = line.format(folder=place.folder, known=known, configs=CONFIGS_FOLDER)
     assert err == f"train_net.py: {expected}\n"
     assert {path: path.stat().st_mtime_ns for path in place.folder.rglob("*")} == before

@@ -64,5 +64,5 @@ def test_a_packaged_config_as_the_base_of_ones_own(own, tmp_path):
     (tmp_path / "my.yaml").write_text("_BASE_: aa_retinanet_R50.yaml\nSEED: 7\n")
     settings = read_settings(str(tmp_path / "my.yaml"), [])
     assert settings["SEED"] == 7
-    assert settings.get("OUTPUT_DIR") == ("mine" if own else None)
+    assert settings["OUTPUT_DIR"] == ("mine" if own else "output/aa_retinanet_R50")
     assert settings.get("MODEL.ATTENTION.CONV") == (None if own else "aa")

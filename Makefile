@@ -21,6 +21,7 @@ $(VENV)/ready: pyproject.toml setup.py
 test: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(RUN) -m pytest -q
 
 demo: setup

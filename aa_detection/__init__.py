@@ -5,11 +5,15 @@ Convolutional Neural Networks* (arXiv 2108.08205), as a plug-in of detectron2 an
 PyTorch project. Importing this needs torch alone.
 """
 
+from __future__ import annotations
+
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
     from .attention import relative_attention_2d
     from .layers import AAConv2d, AWConv2d
     from .models import AttentionSpec, augment
@@ -38,19 +42,21 @@ _PLACES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # to a type checker any name would be there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{_PLACES[name]}", __name__), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PLACES})
 
 
-def add_aa_config(cfg) -> None:
+def add_aa_config(cfg: CfgNode) -> None:
     """Add this project's keys to a detectron2 config and its backbones to the registry.
 
     The one call a project must make, before it merges a file or builds a model. After it

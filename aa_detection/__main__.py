@@ -28,7 +28,7 @@ def commands() -> dict[str, Path]:
 def overview() -> str:
     """A line for every command: the first of what its ``--help`` says."""
     lines = {
-        name: ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))).splitlines()[0]
+        name: (ast.get_docstring(ast.parse(file.read_bytes())) or "").partition("\n")[0]
         for name, file in commands().items()
     }
     width = max(map(len, lines))

@@ -12,6 +12,7 @@ Both passes are operators of their own (``torch.ops.aa_detection``): ``torch.com
 import math
 from collections.abc import Iterator
 from itertools import groupby
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(q, k, v, r_h, r_w, valid_size, scale):
+def _(q: Tensor, k: Tensor, v: Tensor, *others: Tensor | float | None) -> Tensor:
     return v.new_empty(v.shape)
 
 
@@ -109,7 +110,17 @@ def _backward(
 
 
 @_backward.register_fake
-def _(grad, out, q, k, v, r_h, r_w, valid_size, scale):
+def _(
+    grad: Tensor,
+    out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    r_h: Tensor,
+    r_w: Tensor,
+    valid_size: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in (q, k, v, r_h, r_w))
 
 
@@ -117,30 +128,38 @@ class _Attention(torch.autograd.Function):
     """The two operators as one differentiable function, for autograd and for ``torch.func``."""
 
     @staticmethod
-    def forward(q, k, v, r_h, r_w, valid_size, scale):
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        r_h: Tensor,
+        r_w: Tensor,
+        valid_size: Tensor | None,
+        scale: float,
+    ) -> Tensor:
         return _forward(q, k, v, r_h, r_w, valid_size, scale)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         *tensors, ctx.scale = inputs
         ctx.save_for_backward(output, *tensors)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (*_AttentionBackward.apply(grad, *ctx.saved_tensors, ctx.scale), None, None)
 
 
 class _AttentionBackward(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs):
+    def forward(*inputs: Any) -> tuple[Tensor, ...]:
         return _backward(*inputs)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
         raise RuntimeError(
             'relative_attention_2d: backend "blocked" has no second derivative; use backend="dense"'
         )
@@ -238,7 +257,9 @@ def _logits_dtype(q: Tensor) -> torch.dtype:
     return torch.promote_types(q.dtype, torch.float32)
 
 
-def _arrange(q, k, v, r_h, r_w, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _arrange(
+    q: Tensor, k: Tensor, v: Tensor, r_h: Tensor, r_w: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """To the layouts and the dtype of the logits, the scale into q."""
     dtype = _logits_dtype(q)
     return (

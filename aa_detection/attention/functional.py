@@ -91,7 +91,14 @@ def choose_backend(q: Tensor) -> str:
     return "folded"  # no other device was there to be measured
 
 
-def _check(q, k, v, rel_h, rel_w, valid_size) -> None:
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor | None,
+    rel_w: Tensor | None,
+    valid_size: Tensor | None,
+) -> None:
     if q.dim() != 5 or q.shape != k.shape:
         raise ValueError(
             "q and k must both have shape (B, heads, H, W, d_k), "

@@ -1,6 +1,7 @@
 """Where a checkpoint may lie: local files, https:// and detectron2:// addresses."""
 
 import os
+from typing import Any
 
 from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager
 
@@ -16,7 +17,7 @@ class _Detectron2Handler(PathHandler):
     def _get_supported_prefixes(self) -> list[str]:
         return ["detectron2://"]
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return PATHS.get_local_path(_DETECTRON2 + path.removeprefix("detectron2://"), force)
 
 

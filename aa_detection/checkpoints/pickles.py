@@ -5,16 +5,15 @@ pickles of numpy arrays in dictionaries, so this reader knows the few callables 
 refuses a file that names any other, before it is looked up.
 """
 
+import importlib
 import pickle
 from collections import OrderedDict
 from typing import IO, Any
 
 import numpy as np
 
-try:
-    from numpy._core import multiarray, numeric
-except ImportError:  # before numpy 2
-    from numpy.core import multiarray, numeric
+# numpy 2 renamed it
+_core: Any = importlib.import_module("numpy._core" if hasattr(np, "_core") else "numpy.core")
 
 
 class RefusedPickle(pickle.UnpicklingError):
@@ -40,7 +39,7 @@ class _FromBuffer(_Slotted):
     """``_frombuffer``: an array at protocol 5."""
 
     def __call__(self, *args: Any) -> np.ndarray:
-        return numeric._frombuffer(*args)
+        return _core.numeric._frombuffer(*args)
 
 
 _ALLOWED = {
@@ -50,8 +49,8 @@ _ALLOWED = {
     ("_codecs", "encode"): _Latin1Bytes(),
 }
 for _package in ("numpy.core", "numpy._core"):
-    _ALLOWED[f"{_package}.multiarray", "_reconstruct"] = multiarray._reconstruct
-    _ALLOWED[f"{_package}.multiarray", "scalar"] = multiarray.scalar
+    _ALLOWED[f"{_package}.multiarray", "_reconstruct"] = _core.multiarray._reconstruct
+    _ALLOWED[f"{_package}.multiarray", "scalar"] = _core.multiarray.scalar
     _ALLOWED[f"{_package}.numeric", "_frombuffer"] = _FromBuffer()
 
 

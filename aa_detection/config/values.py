@@ -1,7 +1,9 @@
 """detectron2's keys whose values a run would trip over later, or train nonsense with."""
 
 import math
+import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,7 +37,7 @@ def check_values(cfg: CfgNode) -> None:
         ("TEST.EVAL_PERIOD", 0),
         ("TEST.DETECTIONS_PER_IMAGE", 1),
     ):
-        _require(cfg, name, lambda value, least=least: value >= least, f"be at least {least}")
+        _require(cfg, name, partial(operator.le, least), f"be at least {least}")
     positive = lambda value: 0 < value < math.inf  # noqa: E731
     for name, check, expected in (
         ("SOLVER.BASE_LR", positive, "be finite and above 0"),
@@ -84,7 +86,7 @@ def _check_resnet(cfg: CfgNode) -> None:
         _require(
             cfg,
             f"MODEL.RESNETS.{key}",
-            lambda value, expected=expected: value == expected,
+            partial(operator.eq, expected),
             f"be {expected} for a ResNet-{depth}",
         )
 

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-StrPath = str | os.PathLike
+StrPath = str | os.PathLike[str]
 
 
 class DatasetError(ValueError):

@@ -107,7 +107,7 @@ def check_datasets(
         masks: a mask head is to be trained.
         images: only look for the files, read their headers (format and size), or decode them.
     """
-    reports = []
+    reports: list[DatasetReport] = []
     for dataset in dict.fromkeys((*train, *test)):
         report = check_dataset(
             dataset,
@@ -162,7 +162,7 @@ def check_dataset(
     return report
 
 
-def read_coco_annotations(path: Path) -> dict[str, list]:
+def read_coco_annotations(path: Path) -> dict[str, list[Any]]:
     """The content of an annotation file, completed; no image is looked for.
 
     Raises:
@@ -176,7 +176,7 @@ def read_coco_annotations(path: Path) -> dict[str, list]:
     return complete_annotations(content)
 
 
-def _read(path: Path) -> dict[str, list]:
+def _read(path: Path) -> dict[str, list[Any]]:
     """The content of an annotation file, its lists being lists."""
     try:
         content = load_json(path)
@@ -219,7 +219,7 @@ class _Check:
 
     def content(
         self,
-        content: dict[str, list],
+        content: dict[str, list[Any]],
         num_classes: tuple[str, int] | None,
         train: bool,
         masks: bool,
@@ -239,14 +239,16 @@ class _Check:
         self.report.summary = _summary(images, categories, annotations)
         return images
 
-    def _add(self, kind: str, first: str, ids: Sequence[Any] = (), *, warning: bool = False):
+    def _add(
+        self, kind: str, first: str, ids: Sequence[Any] = (), *, warning: bool = False
+    ) -> None:
         self.report.findings.append(
             Finding(kind, not warning, first, tuple(ids[:_SHOWN_IDS]), max(1, len(ids)))
         )
 
     def fields(
         self,
-        records: list,
+        records: list[Any],
         key: str,
         required: dict[str, set[type]],
         optional: dict[str, set[type]],
@@ -410,7 +412,7 @@ class _Check:
         self,
         kind: str,
         annotations: list[Record],
-        wrong: Sequence[Any],
+        wrong: Sequence[Any] | np.ndarray,
         what: str,
         *,
         warning: bool = True,
@@ -533,7 +535,8 @@ class _Check:
             self._add("image folder", f"image folder {root} does not exist (images of {self.path})")
             return []
         listings: dict[str, set[str]] = {}  # one listing a folder: a stat an image is slow on NFS
-        present, missing = [], []
+        present: list[Record] = []
+        missing: list[Record] = []
         for image in images:
             folder, name = os.path.split(image["file_name"])
             if folder not in listings:
@@ -574,11 +577,11 @@ class _Check:
             )
 
 
-def _decode(path: str, image_id: int, size: tuple[int, int]) -> None:
+def _decode(path: str, image_id: int, size: tuple[float, float]) -> None:
     read_image(path, image_id, size)  # returns nothing: the pixels would be kept
 
 
-def _not_boxes(boxes: list[list]) -> list[int]:
+def _not_boxes(boxes: list[list[Any]]) -> list[int]:
     """Positions of what is not four finite numbers with a size of at least 0."""
     quick = set(map(len, boxes)) <= {4} and set(map(type, chain.from_iterable(boxes))) <= _NUMBER
     if quick:
@@ -613,8 +616,8 @@ def _compare_categories(report: DatasetReport, first: DatasetReport) -> None:
     if report.summary is None or first.summary is None:
         return
     own, other = (
-        dict(zip(each.summary.category_ids, each.summary.category_names))
-        for each in (report, first)
+        dict(zip(summary.category_ids, summary.category_names))
+        for summary in (report.summary, first.summary)
     )
     different = [each for each in sorted({*own, *other}) if own.get(each) != other.get(each)]
     if different:

@@ -8,6 +8,8 @@ takes sizes from the images. It is an optional dependency (``aa_detection[conver
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +85,7 @@ def convert_yolo(images: Path, annotations: Path, names: Path, output: Path) -> 
     return _write(dataset.classes, sorted(dataset.image_paths), dataset.annotations, images, output)
 
 
-def _supervision():
+def _supervision() -> ModuleType:
     try:
         import supervision
     except ImportError:
@@ -130,7 +132,11 @@ def _broken_xml(annotations: Path) -> str | None:
 
 
 def _write(
-    classes: Sequence[str], paths: Sequence[str], annotations: dict, images: Path, output: Path
+    classes: Sequence[str],
+    paths: Sequence[str],
+    annotations: dict[str, Any],
+    images: Path,
+    output: Path,
 ) -> DatasetReport:
     if not paths:
         raise DatasetError(f"{images} has no image to convert")

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +117,8 @@ class DrawnDataset:
     def _write_split(self, folder: Path, split: str, count: int, seed: tuple[int, int]) -> None:
         (folder / split).mkdir(parents=True)
         (folder / "annotations").mkdir(exist_ok=True)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for index in range(count):
             pixels, objects = self.draw(np.random.default_rng((*seed, index)), index)
             image = {

@@ -31,7 +31,7 @@ class ImageError(DatasetError):
 
 
 def read_image(
-    path: StrPath, image_id: object = None, size: tuple[int, int] | None = None
+    path: StrPath, image_id: object = None, size: tuple[float, float] | None = None
 ) -> Image.Image:
     """The image, upright, RGB, eight bits a channel.
 
@@ -53,7 +53,7 @@ def read_image(
     return image
 
 
-def check_image_header(path: StrPath, image_id: object, size: tuple[int, int]) -> None:
+def check_image_header(path: StrPath, image_id: object, size: tuple[float, float]) -> None:
     """What :func:`read_image` would refuse, as far as the file's first bytes tell.
 
     Raises:
@@ -92,7 +92,7 @@ def _check_size(
     image_id: object,
     as_stored: tuple[int, int],
     found: tuple[int, int],
-    stated: tuple[int, int] | None,
+    stated: tuple[float, float] | None,
 ) -> None:
     if stated is not None and found != stated:
         turned = " as its EXIF orientation turns it" if as_stored != found else ""

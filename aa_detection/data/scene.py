@@ -218,6 +218,6 @@ def _scratch(rng: np.random.Generator, image: NDArray[np.float64]) -> None:
         length = rng.choice([3, 60]) * rng.uniform(0.5, 1.5)
         end = start + length * _arc(rng.uniform(0, 2 * np.pi), 0, 1)[0]
         mark = np.zeros(image.shape[:2], np.uint8)
-        ends = [tuple(np.rint(point).astype(int).tolist()) for point in (start, end)]
-        cv2.line(mark, *ends, 255, int(rng.integers(1, 4)), cv2.LINE_AA)
+        first, last = (np.rint(point).astype(int).tolist() for point in (start, end))
+        cv2.line(mark, first, last, 255, int(rng.integers(1, 4)), cv2.LINE_AA)
         image += mark[..., None] / 255 * rng.uniform(-50, 50)

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def plan_processes(
 
 
 def run_together(
-    worker: Callable[..., Any], args: tuple, *, processes: Processes, device: str
+    worker: Callable[..., Any], args: tuple[Any, ...], *, processes: Processes, device: str
 ) -> Any:
     """Call ``worker(*args)`` in every process; `worker` and `args` can be pickled.
 
@@ -160,7 +161,11 @@ def report(line: str) -> None:
 
 
 def _start(
-    worker: Callable[..., Any], args: tuple, processes: Processes, device: str, folder: Path
+    worker: Callable[..., Any],
+    args: tuple[Any, ...],
+    processes: Processes,
+    device: str,
+    folder: Path,
 ) -> Any:
     # unpickled by the child once its environment is set, which the libraries look at on import
     (folder / "work").write_bytes(pickle.dumps((worker, args)))
@@ -171,7 +176,7 @@ def _start(
         join=False,
         start_method="spawn",  # a forked process cannot use CUDA
     )
-    with _forwarded(context.processes):
+    with _forwarded(context.pids()):
         try:
             while not context.join(grace_period=_GRACE):
                 pass
@@ -187,13 +192,13 @@ def _start(
 
 
 @contextlib.contextmanager
-def _forwarded(processes: Sequence) -> Iterator[None]:
+def _forwarded(pids: Sequence[int]) -> Iterator[None]:
     """SIGINT and SIGTERM are for the processes to act on; this one waits for what they do."""
 
-    def forward(signum: int, frame) -> None:
-        for process in processes:
+    def forward(signum: int, frame: FrameType | None) -> None:
+        for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signum)
+                os.kill(pid, signum)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
@@ -258,7 +263,7 @@ def _join(processes: Processes, local_rank: int, device: str) -> None:
     cuda = device.startswith("cuda")
     if cuda:
         torch.cuda.set_device(local_rank)
-    place = {} if processes.url == "env://" else {
+    place: dict[str, Any] = {} if processes.url == "env://" else {
         "rank": processes.machine * processes.per_machine + local_rank,
         "world_size": processes.total,
     }  # fmt: skip

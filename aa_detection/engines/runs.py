@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -69,7 +70,7 @@ class Runs:
         self.engine = engine
         self.records = records
         self.work = work
-        self._processes: set[subprocess.Popen] = set()
+        self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
 
     def record(self, run: Run) -> dict[str, Any] | None:
@@ -211,7 +212,7 @@ def _sigterm_raises() -> Iterator[None]:
         yield
         return
 
-    def end(signum: int, frame) -> None:
+    def end(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -33,7 +33,7 @@ from .results import Detections, Results, index_annotations, read_results
 
 logger = logging.getLogger(__name__)
 
-Run = str | os.PathLike | Detections  # a result file, or its content
+Run = str | os.PathLike[str] | Detections  # a result file, or its content
 _CURVES_AT = (0.5, 0.75)  # IoU
 
 
@@ -156,7 +156,7 @@ class Comparison:
 
 
 def compare(
-    annotations: str | os.PathLike | COCO,
+    annotations: str | os.PathLike[str] | COCO,
     a: Sequence[Run],
     b: Sequence[Run],
     *,
@@ -217,7 +217,7 @@ def compare(
 
 
 def precision_recall(
-    annotations: str | os.PathLike | COCO, run: Run, iou: float = 0.5
+    annotations: str | os.PathLike[str] | COCO, run: Run, iou: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCO's 101 recalls, and a run's precision at them in percent, the mean over classes.
 
@@ -243,7 +243,7 @@ def mean_precision(matches: Matches, iou: float) -> np.ndarray:
     return 100 * np.mean(annotated, axis=0)
 
 
-def load_annotations(annotations: str | os.PathLike | COCO) -> COCO:
+def load_annotations(annotations: str | os.PathLike[str] | COCO) -> COCO:
     """pycocotools' view of an annotation file, checked.
 
     Raises:

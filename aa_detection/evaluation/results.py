@@ -36,7 +36,7 @@ def index_annotations(content: dict[str, Any]) -> COCO:
     return coco
 
 
-def read_results(coco: COCO, detections: str | os.PathLike | Detections) -> Results:
+def read_results(coco: COCO, detections: str | os.PathLike[str] | Detections) -> Results:
     """Detections of a JSON file or a list, for the images and categories of `coco`.
 
     Args:
@@ -71,16 +71,16 @@ def read_results(coco: COCO, detections: str | os.PathLike | Detections) -> Resu
         places.append((image, category))
         boxes.append(box)
         scores.append(score)
-    places = np.array(places, dtype=np.int32).reshape(-1, 2)
+    image_and_class = np.array(places, dtype=np.int32).reshape(-1, 2)
     return Results(
-        images=places[:, 0],
-        classes=places[:, 1],
+        images=image_and_class[:, 0],
+        classes=image_and_class[:, 1],
         boxes=np.array(boxes, dtype=float).reshape(-1, 4),
         scores=np.array(scores, dtype=float),
     )
 
 
-def _problem(detection: Any, images: Mapping, classes: Mapping) -> str:
+def _problem(detection: Any, images: Mapping[int, int], classes: Mapping[int, int]) -> str:
     """What is wrong with a detection that could not be read."""
     if not isinstance(detection, Mapping):
         return f"is a {type(detection).__name__}, expected an object"
@@ -100,7 +100,7 @@ def _problem(detection: Any, images: Mapping, classes: Mapping) -> str:
     )
 
 
-def _read_json(path: str | os.PathLike) -> Any:
+def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
         with open(path, "rb") as file:
             return json.load(file)

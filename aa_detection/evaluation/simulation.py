@@ -22,7 +22,7 @@ def simulate_annotations(num_images: int, num_classes: int, seed: int) -> dict[s
     rng = np.random.default_rng((0, seed))
     frequency = 1 / np.arange(1, num_classes + 1)  # Zipf's
     frequency /= frequency.sum()
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(1, num_images + 1):
         count = rng.negative_binomial(1.5, 1.5 / (1.5 + 7.3))  # mean 7.3; val2017's 1 % are empty
         scene = rng.normal()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
     from .onnx_attention import attention
 
     names = list(program.call_spec.out_spec.unflatten(range(program.call_spec.out_spec.num_leaves)))
-    onnx = torch.onnx.export(
+    onnx: Any = torch.onnx.export(
         program,
         dynamo=True,
         input_names=["images"],

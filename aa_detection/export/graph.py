@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,11 @@ class Features(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = dict(self.backbone(images))
-        for module in self.backbone.modules():
+        layer: Any
+        for layer in self.backbone.modules():
             # what the hooks told the layers is a value of this pass, not state of the graph
-            if getattr(module, "valid_size", None) is not None:
-                module.valid_size = None
+            if getattr(layer, "valid_size", None) is not None:
+                layer.valid_size = None
         return features
 
 

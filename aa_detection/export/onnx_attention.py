@@ -5,13 +5,17 @@ head at a time. Those of all heads at once take eight times the memory, and as c
 ("folded"), which has the fewest operators, onnxruntime takes more than twice the time.
 """
 
+from typing import Any
+
 from onnxscript import opset18 as op
 
 # twice this is finite: an image without a real pixel must not make NaN
 _LOWEST = -(2.0**126)
 
 
-def attention(q, k, v, r_h, r_w, valid_size=None, scale: float = 1.0):
+def attention(
+    q: Any, k: Any, v: Any, r_h: Any, r_w: Any, valid_size: Any = None, scale: float = 1.0
+) -> Any:
     """``torch.ops.aa_detection.blocked_attention`` as ONNX operators.
 
     Shapes: q and k ``(B, h, H, W, d_k)``, v ``(B, h, H, W, d_v)``, r_h ``(H, H, d_k)``, r_w
@@ -28,7 +32,7 @@ def attention(q, k, v, r_h, r_w, valid_size=None, scale: float = 1.0):
         bias_w = op.Where(op.Unsqueeze(columns, _ints(1, 2, 3)), bias_w, lowest)
 
     # pixels numbered row by row, and a tensor a head: 0 keeps a size, -1 is what remains
-    def by_head(x, channels):
+    def by_head(x: Any, channels: list[int]) -> Any:
         x = op.Reshape(x, _ints(0, 0, -1, *channels))
         return op.Split(x, axis=1, num_outputs=heads)
 
@@ -55,11 +59,11 @@ def attention(q, k, v, r_h, r_w, valid_size=None, scale: float = 1.0):
     return out
 
 
-def _ints(*values: int):
+def _ints(*values: int) -> Any:
     return op.Constant(value_ints=list(values))
 
 
-def _inside(valid_size, axis: int, v):
+def _inside(valid_size: Any, axis: int, v: Any) -> Any:
     """``(B, size)`` booleans: rows (axis 0) or columns (axis 1) that are inside the image."""
     size = op.Squeeze(op.Shape(v, start=2 + axis, end=3 + axis))
     position = op.Range(op.Constant(value_int=0), size, op.Constant(value_int=1))

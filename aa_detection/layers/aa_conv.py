@@ -60,6 +60,11 @@ class AAConv2d(nn.Module):
             heads cannot share, or padding that reaches beyond the kernel's centre.
     """
 
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
+    rel_h: nn.Parameter | None
+    rel_w: nn.Parameter | None
+
     def __init__(
         self,
         in_channels: int,

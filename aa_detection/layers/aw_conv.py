@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,9 @@ class AWConv2d(nn.Module):
     Raises:
         ValueError: a reduction below 1, or channels that the groups cannot share.
     """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -108,7 +112,7 @@ class AWConv2d(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
         self.reduce.reset_parameters()
         self.restore.reset_parameters()
-        nn.init.constant_(self.restore.bias, 2.0)
+        nn.init.constant_(self.restore.get_parameter("bias"), 2.0)
 
     def forward(self, x: Tensor) -> Tensor:
         attention = self.attention(x)
@@ -157,7 +161,7 @@ class AWConv2d(nn.Module):
         x = F.pad(x, [p for p in reversed(self.padding) for _ in range(2)])
         # of the map that the kernel's first position steps over
         sizes = [n - d * (k - 1) for n, d, k in zip(x.shape[2:], self.dilation, self.kernel_size)]
-        out = 0 if self.bias is None else self.bias[:, None, None]
+        out: Any = 0 if self.bias is None else self.bias[:, None, None]
         for row, column in itertools.product(*map(range, self.kernel_size)):
             top, left = row * self.dilation[0], column * self.dilation[1]
             under = x[

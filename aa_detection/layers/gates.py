@@ -36,7 +36,7 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         self.valid_size: Tensor | None = None
         self.fc1, self.fc2 = _reduce_and_restore(channels, reduction)
-        nn.init.constant_(self.fc2.bias, _OPEN)
+        nn.init.constant_(self.fc2.get_parameter("bias"), _OPEN)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = _mean(x, _real(x, self.valid_size))
@@ -71,8 +71,8 @@ class CBAM(nn.Module):
         self.valid_size: Tensor | None = None
         self.fc1, self.fc2 = _reduce_and_restore(channels, reduction)
         self.spatial = nn.Conv2d(2, 1, 7, padding=3)
-        nn.init.constant_(self.fc2.bias, _OPEN / 2)  # it is added twice
-        nn.init.constant_(self.spatial.bias, _OPEN)
+        nn.init.constant_(self.fc2.get_parameter("bias"), _OPEN / 2)  # it is added twice
+        nn.init.constant_(self.spatial.get_parameter("bias"), _OPEN)
 
     def forward(self, x: Tensor) -> Tensor:
         real = _real(x, self.valid_size)

@@ -16,9 +16,11 @@ def sinusoidal_positions(x: Tensor) -> Tensor:
     """
     channels, height, width = x.shape[1:]
     of_rows = (channels + 1) // 2
-    precise = {"dtype": torch.promote_types(x.dtype, torch.float32), "device": x.device}
-    rows = _waves(torch.arange(height, **precise), of_rows)
-    columns = _waves(torch.arange(width, **precise), channels - of_rows)
+    row, column = (
+        torch.arange(n, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        for n in (height, width)
+    )
+    rows, columns = _waves(row, of_rows), _waves(column, channels - of_rows)
     waves = [rows[:, :, None].expand(-1, -1, width), columns[:, None, :].expand(-1, height, -1)]
     return torch.cat(waves).to(x.dtype)
 

@@ -1,6 +1,7 @@
 """Attention into any ResNet whose blocks have ``conv1``, ``conv2`` (and ``conv3``)."""
 
-from .augment import STAGE_NAMES, AttentionSpec, augment
+from .augment import AttentionSpec, augment
 from .padding import mask_padding, real_size
+from .resnet import STAGE_NAMES
 
 __all__ = ["STAGE_NAMES", "AttentionSpec", "augment", "mask_padding", "real_size"]

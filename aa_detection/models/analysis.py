@@ -1,6 +1,7 @@
 """Parameters, FLOPs, activations, and what attention costs in memory, of one forward pass."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
@@ -51,15 +52,15 @@ class Analysis:
 class DensePart(nn.Module):
     """A detector of either engine from the normalised batch to its dense head's outputs."""
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: Any) -> None:
         super().__init__()
-        self.backbone = detector.backbone
+        self.backbone: nn.Module = detector.backbone
         proposals = getattr(detector, "proposal_generator", None)
-        self.head = detector.head if proposals is None else proposals.rpn_head
+        self.head: nn.Module = detector.head if proposals is None else proposals.rpn_head
         owner = detector if proposals is None else proposals
         self.levels = getattr(owner, "head_in_features", getattr(owner, "in_features", None))
 
-    def forward(self, images: Tensor):
+    def forward(self, images: Tensor) -> Any:
         features = self.backbone(images)
         return self.head([features[level] for level in self.levels or features])
 
@@ -78,7 +79,9 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
         if isinstance(module, AAConv2d)
     ]
 
-    def count(q: Tensor, k: Tensor, v: Tensor, rel_h, rel_w, **options) -> Tensor:
+    def count(
+        q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, **options: Any
+    ) -> Tensor:
         batch, heads, height, width, key_depth = (int(n) for n in q.shape)
         tokens, value_depth = height * width, int(v.shape[-1])
         costs.append(
@@ -93,9 +96,10 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
         )
         return _Attention.apply(q, k, v, rel_h is not None)
 
-    training, operator = model.training, aa_conv.relative_attention_2d
+    layers: Any = aa_conv  # whose operator is replaced meanwhile
+    training, operator = model.training, layers.relative_attention_2d
     model.eval()
-    aa_conv.relative_attention_2d = count
+    layers.relative_attention_2d = count
     try:
         with torch.no_grad():
             flops = FlopCountAnalysis(model, inputs)
@@ -109,7 +113,7 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
             attention, costs = costs, []  # the second count calls every layer once more
             total_activations = int(activations.total())
     finally:
-        aa_conv.relative_attention_2d = operator
+        layers.relative_attention_2d = operator
         model.train(training)
         for hook in hooks:
             hook.remove()
@@ -121,11 +125,11 @@ class _Attention(torch.autograd.Function):
     """The operator as one node of the graph that fvcore counts."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, relative: bool) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, relative: bool) -> Tensor:
         return torch.zeros_like(v)
 
 
-def _attention_flops(inputs, outputs) -> int:
+def _attention_flops(inputs: list[Any], outputs: list[Any]) -> int:
     batch, heads, height, width, key_depth = get_shape(inputs[0])
     value_depth = get_shape(inputs[2])[-1]
     tokens = height * width

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from .resnet import (
     spatial_conv_name,
     stages,
 )
+
+# detectron2's or torchvision's: neither is imported here
+ResNet = TypeVar("ResNet", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class AttentionSpec:
         )
 
 
-def augment(resnet: nn.Module, spec: AttentionSpec) -> nn.Module:
+def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
     """Put attention into a ResNet of detectron2's or torchvision's, in place.
 
     Each replaced convolution hands its filters on to its successor (the first of them to an
@@ -159,7 +163,7 @@ def augment(resnet: nn.Module, spec: AttentionSpec) -> nn.Module:
     return resnet
 
 
-def _check(conv: nn.Module, block: nn.Module, stage: str, where: str, spec: AttentionSpec) -> None:
+def _check(conv: Any, block: nn.Module, stage: str, where: str, spec: AttentionSpec) -> None:
     if spec.conv and not isinstance(conv, nn.Conv2d):
         raise TypeError(f"{where} must be a Conv2d, got {type(conv).__name__}")
     if spec.gate and hasattr(block, "gate"):
@@ -180,30 +184,27 @@ def _successor(
     conv: nn.Conv2d, where: str, stride: int, stage: str, spec: AttentionSpec
 ) -> nn.Module:
     """What replaces `conv`, whose input has the given stride relative to the image."""
-    arguments = (
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-    )
-    follows = {
+    inherited: dict[str, Any] = {
+        "in_channels": conv.in_channels,
+        "out_channels": conv.out_channels,
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "bias": conv.bias is not None,
         "norm": _trainable(getattr(conv, "norm", None)),
         "activation": getattr(conv, "activation", None),
     }
-    bias = conv.bias is not None
     if spec.conv == "aw":
-        successor: nn.Module = AWConv2d(
-            *arguments, conv.groups, bias, reduction=spec.aw_reduction, **follows
+        successor: AAConv2d | AWConv2d = AWConv2d(
+            **inherited, groups=conv.groups, reduction=spec.aw_reduction
         )
     else:
         pool = stage in spec.pool_stages
         map_stride = stride * conv.stride[0] * (2 if pool else 1)
         try:
             successor = AAConv2d(
-                *arguments,
-                bias,
+                **inherited,
                 num_heads=spec.num_heads,
                 key_ratio=spec.key_ratio,
                 value_ratio=spec.value_ratio,
@@ -213,13 +214,12 @@ def _successor(
                 max_size=-(-spec.max_image_size // map_stride),
                 pool=pool,
                 backend=spec.backend,
-                **follows,
             )
         except ValueError as error:
             raise ValueError(f"{error} ({where})") from None
     with torch.no_grad():
         for kept, source in ((successor.weight, conv.weight), (successor.bias, conv.bias)):
-            if kept is not None:
+            if kept is not None and source is not None:
                 kept.copy_(source[: len(kept)])
     return successor.to(conv.weight).train(conv.training)
 
@@ -230,7 +230,7 @@ def _apply_gate(
     return gate(out)
 
 
-def _trainable(norm: nn.Module | None) -> nn.Module | None:
+def _trainable(norm: Any) -> Any:
     """`norm`, or the batch norm that starts where a frozen one stands."""
     # both frameworks name theirs so, and neither is imported here
     if type(norm).__name__ != "FrozenBatchNorm2d":

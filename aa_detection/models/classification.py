@@ -4,6 +4,8 @@ The names of the parameters that a network shares with its plain twin are the tw
 :func:`aa_detection.models.weights.load_weights` starts one from torchvision's checkpoint of it.
 """
 
+from typing import Any
+
 import torchvision
 from torch import nn
 from torchvision.models.mnasnet import MNASNet
@@ -96,9 +98,10 @@ def aa_mnasnet(num_classes: int = 1000, image_size: int = 224, alpha: float = 1.
         if not isinstance(stack, nn.Sequential):
             continue
         for block in stack:
-            expand, depthwise = block.layers[0], block.layers[3]
+            layers: Any = block.layers
+            expand, depthwise = layers[0], layers[3]
             if stride >= 16:
-                block.layers[0] = AAConv2d(
+                layers[0] = AAConv2d(
                     expand.in_channels,
                     expand.out_channels,
                     expand.kernel_size,
@@ -109,12 +112,12 @@ def aa_mnasnet(num_classes: int = 1000, image_size: int = 224, alpha: float = 1.
                     max_size=-(-image_size // stride),
                 )
                 # as torchvision initialises the convolutions of an MNASNet
-                nn.init.kaiming_normal_(block.layers[0].weight, mode="fan_out")
+                nn.init.kaiming_normal_(layers[0].weight, mode="fan_out")
             stride *= depthwise.stride[0]
     return network
 
 
-def _aa_resnet(depth: int, num_classes: int, image_size: int, **ratios: float) -> nn.Module:
+def _aa_resnet(depth: int, num_classes: int, image_size: int, **ratios: Any) -> nn.Module:
     resnet = getattr(torchvision.models, f"resnet{depth}")(num_classes=num_classes)
     spec = AttentionSpec(
         conv="aa",
@@ -126,6 +129,6 @@ def _aa_resnet(depth: int, num_classes: int, image_size: int, **ratios: float) -
     return augment(resnet, spec)
 
 
-def _every_stage(depth: int, num_classes: int, **kinds: str) -> nn.Module:
+def _every_stage(depth: int, num_classes: int, **kinds: Any) -> nn.Module:
     resnet = getattr(torchvision.models, f"resnet{depth}")(num_classes=num_classes)
     return augment(resnet, AttentionSpec(**kinds, stages=STAGE_NAMES, mask_padding=False))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..layers.aa_conv import AAConv2d
 from ..layers.aw_conv import AWConv2d
+from ..layers.gates import CBAM, SqueezeExcitation
 from .resnet import blocks_with_stride, convs_with_stride, stem
 
 
@@ -57,17 +58,15 @@ class PaddingMask:
                 self.image_size = None
 
     def size_at(self, stride: int) -> Tensor | None:
-        """``(B, 2)``: every stride-2 layer of a ResNet makes ``ceil(n / 2)`` of n pixels."""
-        if self.image_size is None:
-            return None
-        return (self.image_size + stride - 1) // stride
+        """``(B, 2)`` rows and columns; None: no mask is needed."""
+        return None if self.image_size is None else _after(self.image_size, stride)
 
     def apply(self, x: Tensor, stride: int) -> Tensor:
         """`x` of shape ``(B, C, H, W)``, zero outside the images."""
         if self.image_size is None:
             return x
         if stride not in self.masks:
-            size = self.size_at(stride)
+            size = _after(self.image_size, stride)
             rows = torch.arange(x.shape[2], device=x.device) < size[:, :1]
             columns = torch.arange(x.shape[3], device=x.device) < size[:, 1:]
             self.masks[stride] = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.dtype)
@@ -92,8 +91,14 @@ def mask_padding(resnet: nn.Module) -> None:
             if conv.kernel_size != (1, 1):
                 conv.register_forward_pre_hook(partial(_mask_input, mask, stride))
             end_stride = stride * conv.stride[0]
-        if hasattr(block, "gate"):
-            block.gate.register_forward_pre_hook(partial(_tell_size, mask, end_stride))
+        gate = getattr(block, "gate", None)
+        if gate is not None:
+            gate.register_forward_pre_hook(partial(_tell_size, mask, end_stride))
+
+
+def _after(size: Tensor, stride: int) -> Tensor:
+    """Every stride-2 layer of a ResNet makes ``ceil(n / 2)`` of n pixels."""
+    return (size + stride - 1) // stride
 
 
 def _find_sizes(mask: PaddingMask, module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -114,5 +119,10 @@ def _mask_input(
     return (mask.apply(args[0], stride), *args[1:])
 
 
-def _tell_size(mask: PaddingMask, stride: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+def _tell_size(
+    mask: PaddingMask,
+    stride: int,
+    module: SqueezeExcitation | CBAM,
+    args: tuple[Tensor, ...],
+) -> None:
     module.valid_size = mask.size_at(stride)

@@ -6,14 +6,15 @@ convolutions as ``bn1``, ``bn2``, ``bn3``. Blocks of both hold ``conv1``, ``conv
 ``conv3``, and know their ``stride``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 
 
-def stages(resnet: nn.Module) -> dict[str, nn.Module]:
+def stages(resnet: nn.Module) -> dict[str, Iterable[nn.Module]]:
     """The stages the network has, by detectron2's names, in order.
 
     Raises:
@@ -32,7 +33,7 @@ def stages(resnet: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def stem(resnet: nn.Module) -> tuple[nn.Module, nn.Module]:
+def stem(resnet: Any) -> tuple[nn.Module, nn.Module]:
     """The module that receives the image, and the one whose output the stem's ReLU receives."""
     if hasattr(resnet, "stem"):
         return resnet.stem.conv1, resnet.stem.conv1
@@ -48,7 +49,7 @@ def blocks_with_stride(resnet: nn.Module) -> Iterator[tuple[str, nn.Module, int]
             stride *= _step(block)
 
 
-def convs_with_stride(block: nn.Module, stride: int) -> Iterator[tuple[str, nn.Module, int]]:
+def convs_with_stride(block: nn.Module, stride: int) -> Iterator[tuple[str, Any, int]]:
     """``(name, convolution, stride of its input)`` along the block's main path."""
     for name in ("conv1", "conv2", "conv3"):
         conv = getattr(block, name, None)

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,11 +17,12 @@ LONG_S = 10.0  # a case that takes longer is run once
 
 # what is timed: called with True, it also computes gradients
 Case = Callable[[bool], None]
+T = TypeVar("T")
 
 
 def take_turns(cases: dict[str, Case], device: str) -> dict[str, dict[str, float]]:
     """Median milliseconds of every case, without and with gradients."""
-    seconds = defaultdict(list)
+    seconds: dict[tuple[str, bool], list[float]] = defaultdict(list)
     start = time.perf_counter()
     for turn in range(MAX_TURNS):
         if turn >= MIN_TURNS and time.perf_counter() - start > ENOUGH_S:
@@ -74,6 +76,7 @@ def process_memory(field: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def in_fresh_process(function: Callable, *arguments):
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns in a process of its own, whose memory nothing else has used."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)

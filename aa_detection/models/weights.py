@@ -4,6 +4,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,8 +94,9 @@ def fit_weights(
 def load_fitting(model: nn.Module, fitting: dict[str, Tensor]) -> None:
     """Load what :func:`fit_weights` returned for this model."""
     # a dict has lost the versions of the layers, without which some refuse to load
-    state = OrderedDict(fitting)
-    state._metadata = model.state_dict()._metadata
+    state: Any = OrderedDict(fitting)
+    own: Any = model.state_dict()
+    state._metadata = own._metadata
     model.load_state_dict(state, strict=False)
 
 

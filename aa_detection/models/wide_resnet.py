@@ -1,6 +1,7 @@
 """Wide residual networks for 32×32 images (Zagoruyko and Komodakis, BMVC 2016)."""
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class PreActivationBlock(nn.Module):
         self.conv1 = first_conv(in_channels, out_channels, stride, size)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.conv2 = conv3x3(out_channels, out_channels, 1, size)
-        self.shortcut = None
+        self.shortcut: nn.Module | None = None
         if in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
@@ -72,21 +73,21 @@ class WideResNet(nn.Module):
             raise ValueError(f"depth must be 6n + 4, got {depth}")
         self.conv1 = conv3x3(3, 16, 1, image_size)
         channels, size = 16, image_size
-        stages = []
+        stages: list[list[PreActivationBlock]] = []
         for out_channels, first_stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
-            stage = []
+            stages.append([])
             for stride in (first_stride, *[1] * (blocks - 1)):
                 size = -(-size // stride)
-                stage.append(PreActivationBlock(channels, out_channels, stride, size, first_conv))
+                block = PreActivationBlock(channels, out_channels, stride, size, first_conv)
+                stages[-1].append(block)
                 channels = out_channels
-            stages.append(nn.Sequential(*stage))
-        self.layer1, self.layer2, self.layer3 = stages
+        self.layer1, self.layer2, self.layer3 = (nn.Sequential(*stage) for stage in stages)
         self.bn = nn.BatchNorm2d(channels)
         self.fc = nn.Linear(channels, num_classes)
         nn.init.zeros_(self.fc.bias)
         # the convolutions of the network, not the projections within an attention
         _initialise(self.conv1)
-        for block in (block for stage in stages for block in stage):
+        for block in chain(*stages):
             for conv in (block.conv1, block.conv2, block.shortcut):
                 _initialise(conv)
 
@@ -96,5 +97,6 @@ class WideResNet(nn.Module):
 
 
 def _initialise(conv: nn.Module | None) -> None:
-    if conv is not None and conv.weight is not None:
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    weight = getattr(conv, "weight", None)
+    if weight is not None:
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")

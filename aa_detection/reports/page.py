@@ -206,7 +206,7 @@ def _attention(
         image = np.asarray(_read(score, coco, dataset))[:, :, ::-1]
         detections, attention = look(detector, image)
         height, width = image.shape[:2]
-        points = [tuple(point) for point in detections.centres()[:1]] or [(width / 2, height / 2)]
+        points = [(x, y) for x, y in detections.centres()[:1]] or [(width / 2, height / 2)]
         (figure,) = attention_figure(image, attention, points)
         what = "the surest detection" if len(detections) else "the middle, nothing was found"
         caption = f"{coco.imgs[score.image_id]['file_name']}, from {what}"

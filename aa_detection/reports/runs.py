@@ -55,7 +55,7 @@ class Run:
         return {name: series for name, series in found if series}
 
 
-def read_run(folder: str | os.PathLike) -> Run:
+def read_run(folder: str | os.PathLike[str]) -> Run:
     """Read an output directory.
 
     Raises:

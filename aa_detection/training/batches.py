@@ -43,6 +43,8 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         self.world_size = world_size
 
     def __len__(self) -> int:
+        if self.end is None:
+            raise TypeError("batches without an end have no number")
         # of the whole training: Lightning adds what a resumed run has behind it
         return self.end
 

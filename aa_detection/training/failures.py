@@ -60,7 +60,7 @@ def one_line_endings(
         threading.excepthook = report_thread
 
 
-def is_accident(error: BaseException) -> bool:
+def is_accident(error: BaseException | None) -> bool:
     """Whether :func:`one_line_endings` has a line for it; where not, it is a bug."""
     return isinstance(error, (RunError, OSError)) or _out_of_memory(error) or _is_dead_worker(error)
 
@@ -70,12 +70,13 @@ def _say(error: Exception, memory_advice: Callable[[], str]) -> str:
         return f"out of memory: {memory_advice()}"
     if _is_dead_worker(error):
         return _dead_worker(str(error))
-    if error.errno is None:  # of an image library, or of a data worker, which quotes a traceback
+    # of an image library, or of a data worker, which quotes a traceback
+    if not isinstance(error, OSError) or error.errno is None:
         return str(error).strip().splitlines()[-1]
     return f"{error.filename or 'OUTPUT_DIR'}: {error.strerror}"
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _out_of_memory(error: BaseException | None) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError):
@@ -84,12 +85,12 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
 
 
-def _is_dead_worker(error: BaseException) -> bool:
+def _is_dead_worker(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def _dead_worker(text: str) -> str:
-    pid = re.search(r"\d+", text)[0]
+    pid = re.findall(r"\d+", text)[0]
     killed = re.search(r"killed by signal: (.*?)\.", text)
     how = f"was killed ({killed[1]})" if killed else "exited"
     if killed and killed[1] == "Bus error":

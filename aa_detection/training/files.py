@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..config import ConfigError
 
@@ -16,7 +16,7 @@ UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """A file to write that has its name only when it is complete and on the disk.
 
     Until then what was there under that name stays, a kill of the process or a failure of the
@@ -43,7 +43,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         raise
 
 
-def remove_unfinished(output_dir: str | os.PathLike) -> None:
+def remove_unfinished(output_dir: str | os.PathLike[str]) -> None:
     """Remove what :func:`atomic_write` was at when its process was killed."""
     for path in list(Path(output_dir).rglob(f"*{UNFINISHED}")):
         if path.is_dir():
@@ -52,7 +52,7 @@ def remove_unfinished(output_dir: str | os.PathLike) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_output_dir(output_dir: str | os.PathLike) -> None:
+def check_output_dir(output_dir: str | os.PathLike[str]) -> None:
     """Make the folder and write a file in it, before hours are spent on what it is to hold.
 
     Raises:
@@ -69,7 +69,7 @@ def check_output_dir(output_dir: str | os.PathLike) -> None:
         ) from None
 
 
-def cut_metrics(path: str | os.PathLike, iteration: int) -> None:
+def cut_metrics(path: str | os.PathLike[str], iteration: int) -> None:
     """Cut off the end of ``metrics.json`` that was written at `iteration` and after.
 
     A resumed run goes on from its checkpoint, and the lines of the iterations after it are written

@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
 from .failures import RunError
 from .interrupt import StopSignals
+
+T = TypeVar("T")
 
 
 class StepGuard:
@@ -26,7 +29,9 @@ class StepGuard:
         self.last_checkpoint = last_checkpoint
         self.stopping = False
 
-    def check_losses(self, losses: Mapping[str, Tensor], image_ids: Sequence, iteration: int):
+    def check_losses(
+        self, losses: Mapping[str, Tensor], image_ids: Sequence[Any], iteration: int
+    ) -> None:
         """To be called by all processes, before the weights change.
 
         The losses are those before a gradient scaler's factor, so that a step which the scaler
@@ -84,9 +89,9 @@ def _agree(bad: bool, stop: bool, device: torch.device) -> tuple[bool, bool]:
     return tuple(flags.bool().tolist())
 
 
-def _gather(value) -> list:
+def _gather(value: T) -> list[T]:
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
-    values = [None] * distributed.get_world_size()
+    values: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values

@@ -5,6 +5,8 @@ import signal
 import sys
 import threading
 import time
+from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ONCE = 1.0  # seconds
@@ -23,7 +25,7 @@ class Interrupted(BaseException):
         self.signum = signum
         self.checkpoint = checkpoint
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple[int, str | None]]:
         return type(self), (self.signum, self.checkpoint)  # from one process to another
 
 
@@ -38,7 +40,7 @@ class StopSignals:
         self.received: int | None = None
         self._received_at = 0.0
         self._pid = os.getpid()
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
@@ -46,7 +48,7 @@ class StopSignals:
             self.install()
         return self
 
-    def __exit__(self, *exc_info) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
@@ -66,7 +68,7 @@ class StopSignals:
         if self.received is not None:
             raise Interrupted(self.received)
 
-    def _handle(self, signum: int, frame) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
             return  # a process forked from here, which its parent will end
         now = time.monotonic()

@@ -140,24 +140,26 @@ class AttentionRecord:
         scale = [picture / own for picture, own in zip(picture_size, input_size)]
         layers = []
         for name, (module, queries_and_keys, valid_size) in self.layers.items():
-            grid = tuple(queries_and_keys.shape[-2:])
+            grid = _size(queries_and_keys)
             stride = _stride(name, self.batch_size, grid)
             if valid_size is not None:
                 rows, columns = valid_size[index].tolist()  # padding gets no weight
                 queries_and_keys = queries_and_keys[:, :, :rows, :columns]
             q, k = queries_and_keys[index].unflatten(0, (2, module.num_heads, -1)).movedim(2, -1)
+            rel_h, rel_w = (t if t is None else t.detach() for t in (module.rel_h, module.rel_w))
             layers.append(
                 LayerAttention(
                     name,
-                    tuple(picture_size),
+                    picture_size,
                     q,
                     k,
-                    *(t if t is None else t.detach() for t in (module.rel_h, module.rel_w)),
+                    rel_h=rel_h,
+                    rel_w=rel_w,
                     origin=(0.5 * scale[0], 0.5 * scale[1]),
                     step=(stride * scale[0], stride * scale[1]),
                 )
             )
-        return PictureAttention(tuple(picture_size), layers)
+        return PictureAttention(picture_size, layers)
 
 
 @contextmanager
@@ -217,7 +219,7 @@ def look(detector: Detector, image: np.ndarray) -> tuple[Detections, PictureAtte
 
 def _note_size(record: AttentionRecord, module: nn.Module, args: tuple[Tensor, ...]) -> None:
     if record.batch_size is None:  # the first convolution receives the batch
-        record.batch_size = tuple(args[0].shape[-2:])
+        record.batch_size = _size(args[0])
 
 
 def _keep(
@@ -237,6 +239,11 @@ def _keep(
         step = valid_size.new_tensor(layer.stride) * (2 if layer.pool else 1)
         valid_size = (valid_size + step - 1) // step
     record.layers[name] = layer, queries_and_keys, valid_size
+
+
+def _size(maps: Tensor) -> Size:
+    height, width = maps.shape[-2:]
+    return height, width
 
 
 def _stride(name: str, image: Size, grid: Size) -> int:

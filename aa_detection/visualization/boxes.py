@@ -1,6 +1,7 @@
 """Boxes with labels on a picture."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -13,7 +14,7 @@ _COLOURS = (
 
 def draw_boxes(
     canvas: Image.Image,
-    records: Sequence[Mapping],
+    records: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     *,
     scale: float = 1.0,
@@ -33,13 +34,13 @@ def draw_boxes(
     draw = ImageDraw.Draw(canvas)
     # the large ones first, so that no box hides inside another's outline
     records = sorted(records, key=lambda record: -record["bbox"][2] * record["bbox"][3])
-    boxes = []
+    boxes: list[Sequence[float]] = []
     for record in records:
         x, y, width, height = (scale * number for number in record["bbox"])
-        box = []
+        sides = []
         for edges, first, last in zip(((x, x + width), (y, y + height)), corner, canvas.size):
-            box.append([min(max(0, round(first + edge)), last - 1) for edge in edges])
-        boxes.append([box[0][0], box[1][0], box[0][1], box[1][1]])
+            sides.append([min(max(0, round(first + edge)), last - 1) for edge in edges])
+        boxes.append([sides[0][0], sides[1][0], sides[0][1], sides[1][1]])
         draw.rectangle(boxes[-1], outline=colours[record["category_id"]], width=line)
     # Labels keep off each other, and off objects that they would hide.
     taken = [box for box in boxes if box[3] - box[1] < 3 * label_size]
@@ -59,7 +60,7 @@ def _draw_label(
     draw: ImageDraw.ImageDraw,
     canvas_size: tuple[int, int],
     text: str,
-    box: Sequence[int],
+    box: Sequence[float],
     colour: tuple[int, int, int],
     taken: list[Sequence[float]],
     size: int,

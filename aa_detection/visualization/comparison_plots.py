@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..evaluation import Comparison, Difference
 
@@ -11,7 +12,7 @@ _SHOWN, _NOT_SHOWN = "#1f4e9c", "#9aa0a8"  # intervals without and with zero
 _ROW = 0.22  # inches
 
 
-def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike) -> list[Path]:
+def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
     """Writes ``metrics.png``, ``classes.png`` and ``precision_recall.png`` into `folder`.
 
     Raises:
@@ -33,7 +34,7 @@ def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike) ->
     return [folder / name for name in figures]
 
 
-def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple[str, str]):
+def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple[str, str]) -> Any:
     """One row a metric or class, from the top down."""
     figure = figure_type(figsize=(7, 1.2 + _ROW * len(rows)), layout="constrained")
     axes = figure.add_subplot()
@@ -51,7 +52,7 @@ def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple
     return figure
 
 
-def _precision_recall(figure_type: type, comparison: Comparison):
+def _precision_recall(figure_type: type, comparison: Comparison) -> Any:
     """Both arms, one panel for each IoU threshold."""
     figure = figure_type(figsize=(5 * len(comparison.curves), 4.2), layout="constrained")
     panels = figure.subplots(1, len(comparison.curves), sharey=True)

@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
@@ -21,10 +21,10 @@ _TITLE_SIZE = 16
 
 
 def write_contact_sheet(
-    path: str | os.PathLike,
-    annotation_file: str | os.PathLike,
-    image_root: str | os.PathLike,
-    detections: Sequence[Mapping] | str | os.PathLike,
+    path: str | os.PathLike[str],
+    annotation_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    detections: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
     *,
     class_names: Mapping[int, str] | None = None,
     score_threshold: float = 0.5,
@@ -87,9 +87,9 @@ class Pair(NamedTuple):
 
 
 def draw_pairs(
-    annotation_file: str | os.PathLike,
-    image_root: str | os.PathLike,
-    detections: Sequence[Mapping] | str | os.PathLike,
+    annotation_file: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    detections: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
     *,
     class_names: Mapping[int, str] | None = None,
     score_threshold: float = 0.5,
@@ -129,7 +129,7 @@ def draw_pairs(
     return pairs
 
 
-def _choose_images(ids: list[int], truths: Mapping[int, list], count: int) -> list[int]:
+def _choose_images(ids: list[int], truths: Mapping[int, list[Any]], count: int) -> list[int]:
     """At most `count` of the ids: see :func:`write_contact_sheet`."""
     count = min(count, len(ids))
     places_of = defaultdict(set)  # category id: places in `ids`
@@ -152,8 +152,8 @@ def _choose_images(ids: list[int], truths: Mapping[int, list], count: int) -> li
 
 def draw_pair(
     picture: Image.Image,
-    truth: Sequence[Mapping],
-    found: Sequence[Mapping],
+    truth: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
     names: Mapping[int, str],
     titles: tuple[str, str] = ("ground truth", "detections"),
 ) -> Image.Image:
@@ -173,7 +173,7 @@ def draw_pair(
 
 
 def _draw_cell(
-    picture: Image.Image, records: Sequence[Mapping], names: Mapping[int, str]
+    picture: Image.Image, records: Sequence[Mapping[str, Any]], names: Mapping[int, str]
 ) -> Image.Image:
     """A square: the picture as large as fits, its boxes, and a label on each."""
     scale = _CELL / max(picture.size)
@@ -185,21 +185,24 @@ def _draw_cell(
     return cell
 
 
-def _read_detections(detections: Sequence[Mapping] | str | os.PathLike) -> Sequence[Mapping]:
+def _read_detections(
+    detections: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
+) -> Sequence[Mapping[str, Any]]:
     where = "the detections"
+    results: Any = detections
     if isinstance(detections, (str, os.PathLike)):
-        where, detections = detections, _read_json(detections)
+        where, results = os.fspath(detections), _read_json(detections)
     keys = {"image_id", "category_id", "bbox", "score"}
-    if not isinstance(detections, Sequence) or not all(
-        isinstance(detection, Mapping) and keys <= detection.keys() for detection in detections
+    if not isinstance(results, Sequence) or not all(
+        isinstance(detection, Mapping) and keys <= detection.keys() for detection in results
     ):
         raise DatasetError(
             f"{where}: expected COCO's list of results, each with {', '.join(sorted(keys))}"
         )
-    return detections
+    return results
 
 
-def _read_json(path: str | os.PathLike):
+def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, perf_counter
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -18,9 +19,11 @@ from ..training.files import atomic_write
 from .boxes import draw_boxes
 from .sources import Source
 
+T = TypeVar("T")
+
 
 def annotate(
-    image: np.ndarray, detections: Sequence[Mapping], categories: Mapping[int, str]
+    image: np.ndarray, detections: Sequence[Mapping[str, Any]], categories: Mapping[int, str]
 ) -> np.ndarray:
     """A copy of a picture, ``(H, W, 3)`` uint8, BGR, with its detections drawn.
 
@@ -30,8 +33,8 @@ def annotate(
     """
     picture = Image.fromarray(image[:, :, ::-1])
     side = min(picture.size)
-    size = {"line": max(2, side // 240), "label_size": max(12, side // 36)}
-    draw_boxes(picture, detections, categories, **size)
+    line, label_size = max(2, side // 240), max(12, side // 36)
+    draw_boxes(picture, detections, categories, line=line, label_size=label_size)
     return np.asarray(picture)[:, :, ::-1]
 
 
@@ -49,15 +52,15 @@ class Predictions:
     """
 
     categories: Mapping[int, str]
-    images: list[dict] = field(default_factory=list)
-    videos: list[dict] = field(default_factory=list)
-    annotations: list[dict] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    videos: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(
         self, source: Source, frame: int, image: np.ndarray, detections: Detections
-    ) -> list[dict]:
+    ) -> list[dict[str, Any]]:
         """One picture's detections, returned as COCO's results; frames come in order."""
         height, width = image.shape[:2]
         record = {
@@ -78,7 +81,7 @@ class Predictions:
             self.annotations.append({"id": number, **result, "area": area, "iscrowd": 0})
         return results
 
-    def write(self, path: str | os.PathLike) -> None:
+    def write(self, path: str | os.PathLike[str]) -> None:
         content = {
             "images": self.images,
             "videos": self.videos,
@@ -105,7 +108,7 @@ class Predictions:
 def predict(
     detector: Detector,
     sources: Sequence[Source],
-    folder: str | os.PathLike,
+    folder: str | os.PathLike[str],
     predictions: Predictions,
     *,
     score_threshold: float,
@@ -177,30 +180,30 @@ class VideoFile:
         return self
 
     def write(self, frame: np.ndarray) -> None:
-        if self.writer is None:
-            self._open(frame)
+        writer = self.writer or self._open(frame)
         repeats = 1
         if self.live:
             due = int((monotonic() - self.start) * self.rate) + 1
             repeats = max(0, due - self.written)
         for _ in range(repeats):
-            self.writer.write(np.ascontiguousarray(frame))
+            writer.write(np.ascontiguousarray(frame))
         self.written += repeats
 
-    def _open(self, frame: np.ndarray) -> None:
+    def _open(self, frame: np.ndarray) -> cv2.VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         height, width = frame.shape[:2]
-        self.writer = cv2.VideoWriter(
+        self.writer = writer = cv2.VideoWriter(
             os.fspath(self.unfinished),
             cv2.VideoWriter_fourcc(*"mp4v"),
             self.rate,
             (width, height),
         )
-        if not self.writer.isOpened():
+        if not writer.isOpened():
             raise OSError(None, "OpenCV cannot write a video there", os.fspath(self.path))
         self.start, self.written = monotonic(), 0
+        return writer
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if self.writer is None:
             return
         self.writer.release()
@@ -218,7 +221,7 @@ def _readable(source: Source, skipped: list[str]) -> Iterator[tuple[int, np.ndar
         skipped.append(str(error))
 
 
-def _batches(items: Iterator, size: int) -> Iterator[list]:
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
     batch = []
     for item in items:
         batch.append(item)
@@ -234,7 +237,7 @@ def _detect(
     batch: list[tuple[Source, int, np.ndarray]],
     score_threshold: float,
     predictions: Predictions,
-) -> Iterator[tuple[Source, list[dict], np.ndarray]]:
+) -> Iterator[tuple[Source, list[dict[str, Any]], np.ndarray]]:
     start = perf_counter()
     found = detector([image for _, _, image in batch])
     predictions.seconds += perf_counter() - start

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,9 @@ _ATTENTION_IMAGES = 2
 
 
 def sample_pictures(
-    dataset: CocoDataset, detections: Sequence[Mapping] | str | os.PathLike, detector: Detector
+    dataset: CocoDataset,
+    detections: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
+    detector: Detector,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """A few images, the same after every evaluation.
 

@@ -1,5 +1,6 @@
 """The registry entries: detectron2's own ResNets, then attention put into them."""
 
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import build_resnet_backbone
@@ -15,7 +16,7 @@ from ...models import augment
 
 
 @BACKBONE_REGISTRY.register()
-def build_aa_resnet_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+def build_aa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """``build_resnet_backbone`` with the attention of ``MODEL.ATTENTION``.
 
     Raises:
@@ -25,7 +26,7 @@ def build_aa_resnet_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
 
 
 @BACKBONE_REGISTRY.register()
-def build_aa_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+def build_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """``build_resnet_fpn_backbone`` (two-stage detectors) with attention in its ResNet.
 
     Raises:
@@ -37,7 +38,7 @@ def build_aa_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
 
 
 @BACKBONE_REGISTRY.register()
-def build_retinanet_aa_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backbone:
+def build_retinanet_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """``build_retinanet_resnet_fpn_backbone`` with attention in its ResNet.
 
     Raises:
@@ -48,7 +49,7 @@ def build_retinanet_aa_resnet_fpn_backbone(cfg, input_shape: ShapeSpec) -> Backb
     return backbone
 
 
-def _augmented(resnet: nn.Module, cfg) -> nn.Module:
+def _augmented(resnet: nn.Module, cfg: CfgNode) -> nn.Module:
     spec = attention_spec(cfg)
     try:
         return augment(resnet, spec)

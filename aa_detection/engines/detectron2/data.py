@@ -6,6 +6,8 @@ instead; images are read and augmented by :class:`.mapper.ImageMapper`.
 """
 
 import random
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +26,17 @@ from ...training.interrupt import leave_to_parent
 from .mapper import ImageMapper
 
 
-class SeededImages(Dataset):
+class SeededImages(Dataset[dict[str, Any]]):
     """What the mapper makes of records; the key ``(index, seed)`` determines it in any process."""
 
-    def __init__(self, records: list[dict], mapper: ImageMapper) -> None:
+    def __init__(self, records: list[dict[str, Any]], mapper: ImageMapper) -> None:
         self.records = DatasetFromList(records, copy=False)
         self.mapper = mapper
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         index, seed = key
         with torch.random.fork_rng(devices=[]):  # the model's, where there are no workers
             torch.manual_seed(seed)
@@ -43,7 +45,7 @@ class SeededImages(Dataset):
             return self.mapper(self.records[index])
 
 
-def train_loader(cfg: CfgNode):
+def train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     """``DATALOADER.SAMPLER_TRAIN``'s images in batches of this process, without end.
 
     Those of "TrainingSampler" can be resumed; detectron2's other samplers start anew.

@@ -1,5 +1,7 @@
 """A trained detector as a function from pictures to detections."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from detectron2.config import CfgNode
@@ -43,7 +45,7 @@ class Detectron2Detector(Detector):
         instances = [output["instances"] for output in outputs]
         return [Detections.of(i.pred_boxes.tensor, i.scores, i.pred_classes) for i in instances]
 
-    def _prepare(self, image: np.ndarray) -> dict:
+    def _prepare(self, image: np.ndarray) -> dict[str, Any]:
         height, width = image.shape[:2]
         if self.format == "RGB":
             image = image[:, :, ::-1]

@@ -6,7 +6,7 @@ import signal
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ _WRITER_PERIOD = 20
 class WholeResults(COCOEvaluator):
     """Puts its files into their folder when they are whole."""
 
-    def evaluate(self, img_ids=None):
+    _output_dir: str
+
+    def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, Any] | None:
         folder = self._output_dir
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, suffix=UNFINISHED) as self._output_dir:
@@ -100,6 +102,8 @@ class AATrainer(DefaultTrainer):
         stop: signals to end at, between steps and between an evaluation's images.
     """
 
+    _hooks: list[hooks.HookBase]
+
     def __init__(self, cfg: CfgNode, stop: StopSignals | None = None) -> None:
         # in place of DefaultTrainer's, whose model in several processes must be on GPUs and whose
         # checkpointer is detectron2's
@@ -121,13 +125,13 @@ class AATrainer(DefaultTrainer):
         batches = getattr(data_loader, "batch_sampler", None)
         self._batches = batches if isinstance(batches, TrainingBatches) else None
         self.seed = self._batches.seed if self._batches is not None else max(cfg.SEED, 0)
-        self._resumed_scalars: dict[str, tuple[bool, list]] = {}
+        self._resumed_scalars: dict[str, tuple[bool, list[tuple[float, int]]]] = {}
         self._metrics_size = sys.maxsize
         self.model.register_forward_hook(self._look)
         self.register_hooks(self.build_hooks())
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, evaluators=None) -> dict[str, Any]:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         if comm.get_world_size() > 1:
             # batch norm's statistics: evaluate those that the first process saves
             for buffer in model.buffers():
@@ -147,12 +151,12 @@ class AATrainer(DefaultTrainer):
         return evaluator
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         mapper = ImageMapper(cfg, is_train=False)
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         return train_loader(cfg)
 
     # ------------------------------------------------------------------ resuming
@@ -228,7 +232,7 @@ class AATrainer(DefaultTrainer):
         with torch.jit.optimized_execution(False):
             super().run_step()
 
-    def _look(self, model: nn.Module, inputs: tuple, outputs: Any) -> None:
+    def _look(self, model: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
         if model.training:
             image_ids = [each.get("image_id", each.get("file_name")) for each in inputs[0]]
             losses = outputs if isinstance(outputs, dict) else {"total_loss": outputs}

@@ -38,12 +38,14 @@ def _checkpoints(output_dir: str) -> list[str]:
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint in full before it has its name; says so of one that is not whole."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str, storage_options: Any = None
+    ) -> None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with atomic_write(path) as file:
             torch.save(checkpoint, file)
 
-    def load_checkpoint(self, path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load_checkpoint(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
             return super().load_checkpoint(path, *args, **kwargs)
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

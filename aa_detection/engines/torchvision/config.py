@@ -1,6 +1,7 @@
 """The part of detectron2's config that this engine honours; the rest is refused by name."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -277,7 +278,7 @@ def _check_honoured(cfg: CfgNode) -> None:
         )
 
 
-def _get(cfg: CfgNode, name: str):
+def _get(cfg: CfgNode, name: str) -> Any:
     for part in name.split("."):
         cfg = cfg[part]
     return cfg

@@ -15,9 +15,10 @@ from ...training.batches import TrainingBatches
 from ...training.interrupt import leave_to_parent
 
 Sample = tuple[Tensor, dict[str, Tensor]]
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
-class DetectionDataset(Dataset):
+class DetectionDataset(Dataset[Sample]):
     """Images with boxes of one or several COCO datasets of the same categories.
 
     An item is ``(image, target)``: the image ``(3, H, W)`` uint8 in ``INPUT.FORMAT`` order; the
@@ -60,8 +61,8 @@ class DetectionDataset(Dataset):
         image = self.records[index][4]
         return image["width"] > image["height"]
 
-    def __getitem__(self, key) -> Sample:
-        index, seed = key if self.train else (key, 0)
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        index, seed = (key, 0) if isinstance(key, int) else key
         path, image_id, boxes, labels, stated = self.records[index]
         image = read_image(path, image_id, (stated["width"], stated["height"]))
         height, width = image.height, image.width
@@ -120,7 +121,7 @@ def shortest_edge(height: int, width: int, edge: int, max_size: int) -> tuple[in
 
 
 def in_picture(
-    output: dict[str, Tensor], input_size: tuple[int, int], picture_size: tuple[int, int]
+    output: dict[str, Tensor], input_size: Sequence[int], picture_size: Sequence[int]
 ) -> Detections:
     """The network's output on a resized picture, in pixels of the picture. Sizes: rows, columns."""
     boxes = output["boxes"]
@@ -145,7 +146,7 @@ def crop_window(height: int, width: int, size: int, place: float) -> tuple[int, 
     return top, left, min(height, size), min(width, size)
 
 
-def collate(samples: list[Sample]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def collate(samples: list[Sample]) -> Batch:
     """Images of different sizes stay a list; the model pads them."""
     images, targets = zip(*samples)
     return list(images), list(targets)
@@ -159,7 +160,7 @@ def train_loader(
     start: int,
     rank: int,
     world_size: int,
-) -> DataLoader:
+) -> DataLoader[Sample]:
     """Batches of iterations `start` to ``SOLVER.MAX_ITER``."""
     dataset = DetectionDataset(cfg, datasets, train=True)
     batches = TrainingBatches(
@@ -182,7 +183,9 @@ def train_loader(
     )
 
 
-def test_loader(cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int) -> DataLoader:
+def test_loader(
+    cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int
+) -> DataLoader[Sample]:
     """Every image once, one a batch; each process its share.
 
     Where there are fewer images than processes, those without one get the first: Lightning would

@@ -5,7 +5,7 @@ detectron2's RetinaNet; everything else is torchvision's.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,10 +13,12 @@ import torch.nn.functional as F
 import torchvision
 from fvcore.common.config import CfgNode
 from torch import Tensor, distributed, nn
+from torchvision.models import ResNet
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher, _topk_min
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import (
     FrozenBatchNorm2d,
@@ -134,7 +136,9 @@ class Normalize(GeneralizedRCNNTransform):
     def normalize(self, image: Tensor) -> Tensor:
         return super().normalize(image.float())
 
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None):
+    def resize(
+        self, image: Tensor, target: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
         return image, target
 
 
@@ -145,18 +149,23 @@ class FixedStrideAnchors(AnchorGenerator):
     where their strides do not divide the image.
     """
 
-    def __init__(self, sizes, aspect_ratios, offset: float) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[Sequence[float]],
+        aspect_ratios: Sequence[Sequence[float]],
+        offset: float,
+    ) -> None:
         super().__init__(tuple(map(tuple, sizes)), tuple(map(tuple, aspect_ratios)))
         self.offset = offset
 
-    def generate_anchors(self, scales, aspect_ratios) -> Tensor:
+    def generate_anchors(self, scales: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
         scale = torch.tensor(scales, dtype=torch.float32)[:, None]
         ratio = torch.tensor(aspect_ratios, dtype=torch.float32)[None, :]
         width = (scale / ratio.sqrt()).flatten()
         height = (scale * ratio.sqrt()).flatten()
         return torch.stack([-width, -height, width, height], dim=1) / 2
 
-    def forward(self, image_list, feature_maps: list[Tensor]) -> list[Tensor]:
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         self.set_cell_anchors(feature_maps[0].dtype, feature_maps[0].device)
         levels = self.grid_anchors(
             [feature_map.shape[-2:] for feature_map in feature_maps],
@@ -171,6 +180,8 @@ class FixedStrideAnchors(AnchorGenerator):
 class Head(nn.Module):
     """detectron2's RetinaNet head and losses, called as torchvision's RetinaNet calls its own."""
 
+    loss_normalizer: Tensor
+
     def __init__(self, cfg: CfgNode, channels: int, num_anchors: int) -> None:
         super().__init__()
         retinanet = cfg.MODEL.RETINANET
@@ -181,7 +192,7 @@ class Head(nn.Module):
         self.cls_score = _conv(channels, num_anchors * self.num_classes)
         self.bbox_pred = _conv(channels, num_anchors * 4)
         prior = retinanet.PRIOR_PROB
-        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior) / prior))
+        nn.init.constant_(self.cls_score.get_parameter("bias"), -math.log((1 - prior) / prior))
         self.box_coder = BoxCoder(tuple(retinanet.BBOX_REG_WEIGHTS))
         self.alpha = retinanet.FOCAL_LOSS_ALPHA
         self.gamma = retinanet.FOCAL_LOSS_GAMMA
@@ -218,16 +229,16 @@ class Head(nn.Module):
         foreground, considered = matched >= 0, matched != Matcher.BETWEEN_THRESHOLDS
 
         classes = torch.zeros_like(logits)  # (N, A, num_classes)
-        boxes = []
+        matched_boxes = []
         for i, target in enumerate(targets):
             gt = matched[i, foreground[i]]
             classes[i, foreground[i], target["labels"][gt]] = 1
-            boxes.append(target["boxes"][gt])
+            matched_boxes.append(target["boxes"][gt])
         loss_cls = sigmoid_focal_loss(
             logits[considered], classes[considered], self.alpha, self.gamma, reduction="sum"
         )
 
-        boxes = torch.cat(boxes)
+        boxes = torch.cat(matched_boxes)
         foreground_anchors = torch.stack(anchors)[foreground]
         if self.iou_loss is None:
             loss_box_reg = F.smooth_l1_loss(
@@ -258,7 +269,8 @@ def _build_backbone(cfg: CfgNode) -> BackboneWithFPN:
     norm = _norm(resnets.NORM, cfg.MODEL.DEVICE)
     # a wide group means nothing to a basic block, whose ResNets torchvision refuses them for
     groups = {"groups": resnets.NUM_GROUPS, "width_per_group": resnets.WIDTH_PER_GROUP}
-    resnet = getattr(torchvision.models, f"resnet{resnets.DEPTH}")(norm_layer=norm, **groups)
+    make_resnet = getattr(torchvision.models, f"resnet{resnets.DEPTH}")
+    resnet: ResNet = make_resnet(norm_layer=norm, **groups)
     if resnets.STRIDE_IN_1X1 and resnets.DEPTH >= 50:
         for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
             stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, (1, 1)
@@ -307,7 +319,7 @@ def _tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None) -
 def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.get_parameter("bias"))
     return conv
 
 
@@ -316,7 +328,7 @@ def _per_anchor(x: Tensor, values: int) -> Tensor:
     return x.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3)
 
 
-def _freeze(resnet: nn.Module, freeze_at: int) -> None:
+def _freeze(resnet: ResNet, freeze_at: int) -> None:
     """Stop the stem (1) and the stages up to `freeze_at` (2 … 5) from training, norms included."""
     stages = [
         [resnet.conv1, resnet.bn1],

@@ -26,7 +26,7 @@ from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
 from ...training.files import atomic_write
 from ...training.guard import StepGuard
-from .data import in_picture, test_loader, train_loader
+from .data import Batch, Sample, in_picture, test_loader, train_loader
 from .model import build_model
 from .predict import TorchvisionDetector
 from .progress import show_samples
@@ -73,7 +73,7 @@ class DetectionModule(LightningModule):
 
     # ------------------------------------------------------------------ training
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[Sample]:
         return train_loader(
             self.cfg,
             self.train_datasets,
@@ -83,16 +83,17 @@ class DetectionModule(LightningModule):
             world_size=self.trainer.world_size,
         )
 
-    def training_step(self, batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         images, targets = batch
         losses = self.model(images, targets)
         image_ids = [int(target["image_id"]) for target in targets]
         self.guard.check_losses(losses, image_ids, self.global_step)
         return {"loss": sum(losses.values()), **losses}
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> dict[str, Any]:
         solver = self.cfg.SOLVER
-        norms, others = [], []
+        norms: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for module in self.model.modules():
             group = norms if isinstance(module, _NORMS) else others
             group += [p for p in module.parameters(recurse=False) if p.requires_grad]
@@ -114,7 +115,9 @@ class DetectionModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def configure_gradient_clipping(self, optimizer, *args: Any, **kwargs: Any) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any
+    ) -> None:
         clip = self.cfg.SOLVER.CLIP_GRADIENTS
         if not clip.ENABLED:
             return
@@ -139,7 +142,7 @@ class DetectionModule(LightningModule):
 
     # ------------------------------------------------------------------ evaluation
 
-    def val_dataloader(self) -> list[DataLoader]:
+    def val_dataloader(self) -> list[DataLoader[Sample]]:
         return [
             test_loader(
                 self.cfg, dataset, rank=self.global_rank, world_size=self.trainer.world_size
@@ -155,7 +158,7 @@ class DetectionModule(LightningModule):
         self._cocos = [open_coco(dataset) for dataset in self.test_datasets]
         self._found: list[Results] = [{} for _ in self.test_datasets]
 
-    def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         categories = sorted(self._cocos[dataloader_idx].getCatIds())
         self.guard.stop.check()
         images, targets = batch
@@ -188,7 +191,7 @@ class DetectionModule(LightningModule):
         shares: list[Results] | None = [found]
         if distributed.is_initialized():
             # through the CPU's memory: there may be a million
-            group = distributed.new_group(backend="gloo")
+            group: Any = distributed.new_group(backend="gloo")
             shares = [{}] * distributed.get_world_size() if self.global_rank == 0 else None
             distributed.gather_object(found, shares, group=group)
             distributed.destroy_process_group(group)

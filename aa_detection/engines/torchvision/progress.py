@@ -68,13 +68,14 @@ class Progress(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.mark = time.perf_counter()
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self.data_time = time.perf_counter() - self.mark
-        self.lr = trainer.optimizers[0].param_groups[0][
-            "lr"
-        ]  # the schedule's next comes with the end
+        # now: the schedule's next comes with the end
+        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
-    def on_train_batch_end(self, trainer, module, outputs: dict[str, Tensor], *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: dict[str, Tensor], *args: Any
+    ) -> None:
         iteration = trainer.global_step - 1
         names = ["total_loss", *(name for name in outputs if name != "loss")]
         losses = torch.stack([outputs["loss"], *(outputs[name] for name in names[1:])])

@@ -97,14 +97,17 @@ def torchvision_name(name: str) -> str:
 
 
 def is_torchvision_resnet(names: Iterable[str]) -> bool:
+    """Whether they are a classifier's of torchvision's."""
     return "layer1.0.conv1.weight" in names
 
 
 def is_torchvision_retinanet(names: Iterable[str]) -> bool:
+    """Whether they are torchvision's own RetinaNet's, not the embedded engine's."""
     return any(name.startswith("head.classification_head.") for name in names)
 
 
 def is_caffe2(names: Iterable[str]) -> bool:
+    """Whether they are those of Detectron's pickles, as of its ImageNet backbones."""
     return any(re.match(r"res\d_\d+_branch", name) for name in names)
 
 

@@ -70,10 +70,12 @@ class DatasetReport:
 
     @property
     def errors(self) -> list[Finding]:
+        """What makes training impossible or wrong."""
         return [finding for finding in self.findings if finding.is_error]
 
     @property
     def warnings(self) -> list[Finding]:
+        """What training copes with."""
         return [finding for finding in self.findings if not finding.is_error]
 
 

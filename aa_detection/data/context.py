@@ -55,6 +55,7 @@ def draw_strip(rng: np.random.Generator, index: int) -> Drawing:
 
 
 def class_name(tone: str, board: str) -> str:
+    """The category of a disc of this tone on this board."""
     return f"{tone} disc, {board} board"
 
 

@@ -40,6 +40,7 @@ class DrawnDataset:
 
     @property
     def folder(self) -> str:
+        """Its name under the root of the datasets."""
         return f"aa_{self.name}"
 
     def write(

@@ -23,6 +23,8 @@ _SUBPIXELS = 4  # a side, to antialias the edges
 
 
 class VisibleObject(NamedTuple):
+    """An object as the image shows it, in front of some and behind others."""
+
     shape: str  # a key of SHAPES
     pixels: NDArray[np.bool_]  # (H, W), where it is seen
 

@@ -61,6 +61,7 @@ class Processes:
 
     @property
     def total(self) -> int:
+        """On all machines."""
         return self.per_machine * self.machines
 
 

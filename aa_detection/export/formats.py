@@ -59,6 +59,7 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
 
 
 def read_onnx(file: Path) -> Network:
+    """On onnxruntime's CPU provider, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -83,6 +84,7 @@ def write_torch_export(
 
 
 def read_torch_export(file: Path) -> Network:
+    """By torch alone, as where this project is not installed."""
     # opened here: torch warns of a name that does not end in .pt2
     with open(file, "rb") as opened:
         return torch.export.load(opened).module()

@@ -42,6 +42,7 @@ def take_turns(cases: dict[str, Case], device: str) -> dict[str, dict[str, float
 
 
 def seconds_of(case: Case, backward: bool, device: str) -> float:
+    """One turn, until the device has finished."""
     start = time.perf_counter()
     case(backward)
     if device != "cpu":
@@ -77,6 +78,6 @@ def process_memory(field: str) -> float:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns in a process of its own, whose memory nothing else has used."""
+    """What `function` returns in a process of its own, where no earlier case's memory counts."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)

@@ -8,8 +8,6 @@ from pycocotools.coco import COCO
 from ..evaluation.matching import match
 from ..evaluation.results import Results
 
-IOU_THRESHOLD = 0.5
-
 
 @dataclass(frozen=True)
 class ImageScore:
@@ -36,6 +34,7 @@ def score_images(coco: COCO, results: Results, score_threshold: float) -> list[I
     ids = sorted(coco.imgs)
     found, objects, counted = np.zeros((3, len(ids)), dtype=int)
     for all_areas, *_ in match(coco, results).classes:
+        # [0]: at an IoU of 0.5
         found += np.bincount(all_areas.images[all_areas.true[0]], minlength=len(ids))
         counted += np.bincount(all_areas.images[all_areas.counts[0]], minlength=len(ids))
         objects += all_areas.objects

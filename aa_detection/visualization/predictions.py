@@ -82,6 +82,7 @@ class Predictions:
         return results
 
     def write(self, path: str | os.PathLike[str]) -> None:
+        """The dataset as JSON; the file appears when it is complete."""
         content = {
             "images": self.images,
             "videos": self.videos,

@@ -58,6 +58,7 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.records)
 
     def is_wide(self, index: int) -> bool:
+        """By the annotations, without opening the image."""
         image = self.records[index][4]
         return image["width"] > image["height"]
 

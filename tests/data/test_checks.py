@@ -361,6 +361,15 @@ def test_warnings(findings, dataset, change, kind, first, ids):
     assert (finding.ids, finding.count) == (ids, len(ids))
 
 
+def test_an_image_without_a_size_does_not_hide_how_far_boxes_reach(findings):
+    def change(content):
+        content["annotations"][0]["bbox"] = [75.5, 2, 5, 4]
+        content["images"][2]["width"] = 0
+
+    (over,) = [each for each in findings(change) if each.kind == "annotations: box over the border"]
+    assert over.first.endswith("reaches 0.5 pixels over the border")
+
+
 def test_all_findings_are_counted_and_the_first_ids_named(findings, dataset):
     def change(content):
         content["annotations"] = [
@@ -387,6 +396,12 @@ def test_all_findings_are_counted_and_the_first_ids_named(findings, dataset):
     )
 
 
+def test_boxes_that_are_none_for_different_reasons(findings):
+    found = findings(boxes([1, 2, 3, "4"], [1, 2, -3, 4], [1, 2, 3, 4], [1, 2, 3, -4.5]))
+    (error,) = [each for each in found if each.is_error]
+    assert (error.kind, error.ids) == ("annotations: not a box", (0, 1, 3))
+
+
 def test_an_unsound_record_is_not_found_twice(findings):
     # the image's id is known although its width is not
     found = findings(drop("images", 0, "width"))
@@ -401,6 +416,24 @@ def test_corners_need_many_boxes_and_every_one(findings):
     for found in (few, mixed):
         assert not any(each.is_error for each in found)
         assert "annotations: box over the border" in [each.kind for each in found]
+    # boxes that would be corners too, and that nothing speaks against
+    within = findings(boxes(*([i, i, i + 20, i + 20] for i in range(20))))
+    assert not any(each.is_error for each in within)
+
+
+def test_corners_may_be_a_pixel_over_the_border(findings):
+    """As they are where the last pixel is counted from 1."""
+    corners = findings(boxes(*[[0, 0, 10, 10]] * 10, [41, 10, 81, 61]))
+    assert "annotations: boxes as corners" in [each.kind for each in corners]
+
+
+def test_boxes_in_images_of_one_pixel_are_no_fractions(findings):
+    def change(content):
+        for image in content["images"]:
+            image.update(width=1, height=1)
+        boxes([0, 0, 1, 1])(content)
+
+    assert not any(each.is_error for each in findings(change, images="names"))
 
 
 def test_minival_may_repeat_annotation_ids(dataset):

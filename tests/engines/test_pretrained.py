@@ -52,7 +52,8 @@ def without_learning(output):
     return torch.load(output / "model_final.pth", weights_only=True)["model"]
 
 
-STILL = ["SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "1e-30"]  # moves no weight
+# moves no weight
+STILL = ["SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "1e-30", "DATASETS.TEST", "()"]
 
 
 def test_torchvision_resnet(engine, run, resnet, tmp_path):

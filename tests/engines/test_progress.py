@@ -26,6 +26,7 @@ def test_a_run_shows_its_progress(engine, run, tmp_path):
         assert re.search(r"iter: 23/24 .* max_mem: [1-9]\d+M", log)
 
     metrics = [json.loads(line) for line in (tmp_path / "metrics.json").open()]
+    assert sum("bbox/AP" in line for line in metrics) == 2
     metrics = [line for line in metrics if "total_loss" in line]
     assert [line["iteration"] for line in metrics] == [19, 23]
     assert metrics[0].keys() >= {"loss_cls", "loss_box_reg", "lr", "time", "data_time"}

@@ -54,26 +54,9 @@ def test_eval_only_reproduces_the_training_result(engine, run, trained, tmp_path
     assert detections(tmp_path / "b") == expected
 
 
-def test_resumed_detectron2_training_goes_on(detectron2_engine, run, tmp_path):
-    run(detectron2_engine, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "2")
-    (tmp_path / "model_final.pth").unlink()
-    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    run(detectron2_engine, tmp_path, "SOLVER.CHECKPOINT_PERIOD", "2", resume=True)
-    losses = [line for line in read_metrics(tmp_path) if "total_loss" in line]
-    assert [line["iteration"] for line in losses] == [3]
-    assert losses[0]["lr"] > 0
-    assert "Starting training from iteration 2" in (tmp_path / "log.txt").read_text()
-
-
 def test_resume_without_a_checkpoint_starts(engine, run, tmp_path):
-    run(engine, tmp_path, "SOLVER.MAX_ITER", "1", resume=True)
+    run(engine, tmp_path, "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()", resume=True)
     assert (tmp_path / "model_final.pth").exists()
-
-
-def test_evaluation_during_training(engine, run, tmp_path):
-    run(engine, tmp_path, "TEST.EVAL_PERIOD", "2")
-    evaluated = [line for line in read_metrics(tmp_path) if "bbox/AP" in line]
-    assert len(evaluated) == 2
 
 
 @pytest.mark.parametrize("name", ["torchvision", "detectron2"])
@@ -96,6 +79,7 @@ def test_weights_of_either_engine_load_in_the_other(name, run, trained, tmp_path
 
 
 def test_empty_images_train_where_they_are_not_filtered(engine, run, tmp_path):
-    run(engine, tmp_path, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False", "SOLVER.MAX_ITER", "6")
+    keys = ["SOLVER.MAX_ITER", "6", "DATASETS.TEST", "()"]  # each of the twelve images once
+    run(engine, tmp_path, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False", *keys)
     losses = [line["total_loss"] for line in read_metrics(tmp_path) if "total_loss" in line]
     assert losses and all(torch.isfinite(torch.tensor(losses)))

@@ -43,20 +43,29 @@ def unmatched(found, others, box=0.1, score=1e-3):
 
 
 @pytest.mark.parametrize(
-    ("name", "threshold", "half"),
+    ("name", "threshold", "half", "candidates"),
     [
-        ("retinanet_R18", "0.05", "False"),
-        ("aa_retinanet_R18", "0.05", "False"),
-        ("aa_retinanet_R18", "0.5", "True"),  # trained in half precision, evaluated in full
+        ("retinanet_R18", "0.05", "False", "1000"),
+        ("aa_retinanet_R18", "0.05", "False", "30"),  # of a level: fewer than it has
+        ("aa_retinanet_R18", "0.5", "True", "1000"),  # trained in half precision, evaluated in full
     ],
 )
 def test_same_detections(
-    torchvision_engine, detectron2_engine, run, tiny_config, tmp_path, name, threshold, half
+    torchvision_engine,
+    detectron2_engine,
+    run,
+    tiny_config,
+    tmp_path,
+    name,
+    threshold,
+    half,
+    candidates,
 ):
     """On images whose sides divide by nothing, resized, with boxes across their borders."""
     config = str(ROOT / f"configs/sample/{name}.yaml")
     overrides = ["INPUT.MIN_SIZE_TEST", "73", "INPUT.MAX_SIZE_TEST", "101",
                  "MODEL.RETINANET.SCORE_THRESH_TEST", threshold, "SOLVER.AMP.ENABLED", half,
+                 "MODEL.RETINANET.TOPK_CANDIDATES_TEST", candidates,
                  "TEST.DETECTIONS_PER_IMAGE", "100"]  # fmt: skip
     model = detectron2_engine.build_model(tiny_config(detectron2_engine, config=config))
     spread_out(model)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -71,7 +72,11 @@ def test_several_runs(annotations, detect):
     assert result.covers_training and "training" not in result.verdict
     assert (len(ap.runs_a), len(ap.runs_b)) == (3, 2)
     assert ap.a == pytest.approx(np.mean(ap.runs_a)) and ap.low < ap.difference < ap.high
-    assert "AP of the runs of A" in result.to_markdown()
+    listed = ", ".join(f"{value:.2f}" for value in ap.runs_a)
+    spread = f"standard deviation {np.std(ap.runs_a, ddof=1):.2f}"
+    assert f"AP of the runs of A: {listed} ({spread})." in result.to_markdown()
+    expected = np.mean([precision_recall(annotations, run, iou=0.5)[1] for run in a], axis=0)
+    assert result.curves[0].a == pytest.approx(expected)
     # two runs of one arm alone tell nothing of the other's noise
     assert not compare(annotations, a, b[:1], resamples=100).covers_training
 
@@ -141,6 +146,16 @@ def test_json_and_markdown(annotations, detect):
     assert "Published: +1.40 AP, outside the interval" in page and result.verdict in page
 
 
+@pytest.mark.parametrize(("low", "high"), [(2.0, 3.0), (-1.0, 1.0), (1.0, 2.0)])
+def test_a_published_difference_is_inside_the_interval_or_not(annotations, detect, low, high):
+    published = PUBLISHED["aa_retinanet_R50"]
+    result = compare(annotations, [detect(1)], [detect(2)], resamples=100, published=published)
+    between = dataclasses.replace(result.metrics["AP"], low=low, high=high)
+    result = dataclasses.replace(result, metrics={**result.metrics, "AP": between})
+    where = "inside" if (low, high) == (1.0, 2.0) else "outside"
+    assert f"Published: +1.40 AP, {where} the interval (" in result.to_markdown()
+
+
 def test_precision_recall(annotations, detect):
     result = compare(annotations, [detect(1)], [detect(2)], resamples=100)
     recall, precision = precision_recall(annotations, detect(1), iou=0.75)
@@ -179,6 +194,21 @@ def test_without_image_noise_it_is_welch():
 
     expected = ttest_ind(a[:, 0], b[:, 0], equal_var=False).confidence_interval(0.95)
     assert [result.low, result.high] == pytest.approx([expected.low, expected.high])
+
+
+def test_what_images_do_to_single_runs_is_counted_once():
+    """Runs that lie as far apart as other images alone would set them: training adds nothing."""
+    from scipy.stats import t
+
+    rng = np.random.default_rng(4)
+    of_all, of_one = rng.normal(size=(2, 400))
+    apart = of_one.std(ddof=1)
+    runs = [np.r_[10 + sign * apart, 10 + of_all + sign * of_one] for sign in (1, -1)]
+    result = interval(np.stack(runs), np.zeros((2, 401)))
+    variance = of_all.var(ddof=1)
+    # of the two runs' mean: apart ** 2, with one degree of freedom
+    reach = t.ppf(0.975, variance**2 / apart**4) * variance**0.5
+    assert [result.low, result.high] == pytest.approx([10 - reach, 10 + reach])
 
 
 def test_fewer_runs_are_less_sure():

@@ -360,6 +360,17 @@ def test_every_parameter_is_registered_and_receives_a_gradient(stride, pool):
             assert parameter.grad.abs().max() > 0, f"zero gradient for {name}"
 
 
+def test_the_attention_starts_with_the_spread_that_keeps_its_inputs():
+    torch.manual_seed(0)
+    layer = make(48, 128, num_heads=2, max_size=200)
+    for table in (layer.rel_h, layer.rel_w):
+        assert float(table.std()) == pytest.approx(table.shape[1] ** -0.5, rel=0.05)
+    for projection in (layer.qkv, layer.proj):
+        fan = projection.in_channels + projection.out_channels
+        assert float(projection.weight.std()) == pytest.approx((2 / fan) ** 0.5, rel=0.05)
+        assert not projection.bias.any()
+
+
 def test_distance_tables_have_a_row_for_every_distance():
     layer = make(max_size=(5, 3))
     assert layer.rel_h.shape == (9, layer.key_depth // 2)

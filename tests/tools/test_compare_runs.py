@@ -29,7 +29,8 @@ def files(tmp_path_factory):
             )
             (folder / f"{name}{seed}.json").write_text(json.dumps(detections))
     (folder / "copy of a0.json").write_bytes((folder / "a0.json").read_bytes())
-    (folder / "empty.json").write_text("[]")
+    for name in ("empty", "empty too"):
+        (folder / f"{name}.json").write_text("[]")
     (folder / "broken.json").write_text("[{")
     other = {**content, "images": content["images"][:3], "annotations": []}
     (folder / "other.json").write_text(json.dumps(other))
@@ -77,6 +78,13 @@ def test_options_between_the_files(main, files, tmp_path):
     assert main(words) == 0
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert content["metrics"]["AP"]["b"] == 0
+
+
+def test_runs_that_found_nothing_are_alike_and_still_two(command, tmp_path):
+    words = ["empty.json", "empty too.json", "vs", "a0.json", "a1.json"]
+    assert command(*words) == 0
+    content = json.loads((tmp_path / "out put/comparison.json").read_text())
+    assert content["metrics"]["AP"]["runs_a"] == [0, 0]
 
 
 def test_without_matplotlib(command, tmp_path, capsys, monkeypatch):

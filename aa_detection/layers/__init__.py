@@ -2,6 +2,6 @@
 
 from .aa_conv import AAConv2d
 from .aw_conv import AWConv2d
-from .gates import CBAM, SqueezeExcitation
+from .gates import CBAM, GATES, SqueezeExcitation
 
-__all__ = ["CBAM", "AAConv2d", "AWConv2d", "SqueezeExcitation"]
+__all__ = ["CBAM", "GATES", "AAConv2d", "AWConv2d", "SqueezeExcitation"]

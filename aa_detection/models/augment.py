@@ -1,6 +1,6 @@
 """Attention into the blocks of an existing ResNet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -34,10 +34,11 @@ class AttentionSpec:
     Args:
         conv: what replaces the 3×3 convolution of a bottleneck and the first 3×3 convolution of a
             basic block: "" nothing, "aa" an :class:`aa_detection.AAConv2d`, "aw" an
-            :class:`aa_detection.AWConv2d`.
+            :class:`aa_detection.AWConv2d`, or another name in :data:`CONVS`.
         gate: what weighs a block's output before the shortcut is added: "" nothing, "se" a
             :class:`aa_detection.layers.SqueezeExcitation`, "cbam" a
-            :class:`aa_detection.layers.CBAM`.
+            :class:`aa_detection.layers.CBAM`, or another name in
+            :data:`aa_detection.layers.GATES`.
         stages: stages whose blocks are changed, of res2, res3, res4, res5.
         num_heads, key_ratio, value_ratio, min_key_depth_per_head, relative, absolute, backend: of
             :class:`aa_detection.AAConv2d`.
@@ -70,7 +71,7 @@ class AttentionSpec:
     gate_reduction: int = 16
 
     def __post_init__(self) -> None:
-        for field, names in (("conv", ("", "aa", "aw")), ("gate", ("", *GATES))):
+        for field, names in (("conv", ("", *CONVS)), ("gate", ("", *GATES))):
             value = getattr(self, field)
             if value not in names:
                 choices = ", ".join(map(repr, names))
@@ -184,44 +185,60 @@ def _successor(
     conv: nn.Conv2d, where: str, stride: int, stage: str, spec: AttentionSpec
 ) -> nn.Module:
     """What replaces `conv`, whose input has the given stride relative to the image."""
-    inherited: dict[str, Any] = {
-        "in_channels": conv.in_channels,
-        "out_channels": conv.out_channels,
-        "kernel_size": conv.kernel_size,
-        "stride": conv.stride,
-        "padding": conv.padding,
-        "dilation": conv.dilation,
-        "bias": conv.bias is not None,
-        "norm": _trainable(getattr(conv, "norm", None)),
-        "activation": getattr(conv, "activation", None),
-    }
-    if spec.conv == "aw":
-        successor: AAConv2d | AWConv2d = AWConv2d(
-            **inherited, groups=conv.groups, reduction=spec.aw_reduction
+    try:
+        successor = CONVS[spec.conv](
+            spec,
+            stage,
+            stride * conv.stride[0],
+            in_channels=conv.in_channels,
+            out_channels=conv.out_channels,
+            kernel_size=conv.kernel_size,
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            norm=_trainable(getattr(conv, "norm", None)),
+            activation=getattr(conv, "activation", None),
         )
-    else:
-        pool = stage in spec.pool_stages
-        map_stride = stride * conv.stride[0] * (2 if pool else 1)
-        try:
-            successor = AAConv2d(
-                **inherited,
-                num_heads=spec.num_heads,
-                key_ratio=spec.key_ratio,
-                value_ratio=spec.value_ratio,
-                min_key_depth_per_head=spec.min_key_depth_per_head,
-                relative=spec.relative,
-                absolute=spec.absolute,
-                max_size=-(-spec.max_image_size // map_stride),
-                pool=pool,
-                backend=spec.backend,
-            )
-        except ValueError as error:
-            raise ValueError(f"{error} ({where})") from None
+    except ValueError as error:
+        raise ValueError(f"{error} ({where})") from None
     with torch.no_grad():
-        for kept, source in ((successor.weight, conv.weight), (successor.bias, conv.bias)):
-            if kept is not None and source is not None:
-                kept.copy_(source[: len(kept)])
+        for name in ("weight", "bias"):
+            kept = getattr(successor, name, None)
+            if kept is not None:
+                kept.copy_(getattr(conv, name)[: len(kept)])
     return successor.to(conv.weight).train(conv.training)
+
+
+def _aa_conv(
+    spec: AttentionSpec, stage: str, image_stride: int, *, groups: int, **arguments: Any
+) -> AAConv2d:
+    pool = stage in spec.pool_stages
+    return AAConv2d(  # of one group: _check refuses the others
+        **arguments,
+        num_heads=spec.num_heads,
+        key_ratio=spec.key_ratio,
+        value_ratio=spec.value_ratio,
+        min_key_depth_per_head=spec.min_key_depth_per_head,
+        relative=spec.relative,
+        absolute=spec.absolute,
+        max_size=-(-spec.max_image_size // (image_stride * (2 if pool else 1))),
+        pool=pool,
+        backend=spec.backend,
+    )
+
+
+def _aw_conv(spec: AttentionSpec, stage: str, image_stride: int, **arguments: Any) -> AWConv2d:
+    return AWConv2d(**arguments, reduction=spec.aw_reduction)
+
+
+# What makes the successor of a convolution, by the names a configuration has for it; "" is nothing.
+# Called with the specification, the stage's name, the stride of the output relative to the image,
+# and as keywords nn.Conv2d's arguments, `norm` and `activation` (detectron2's are inside its
+# convolutions). Of the successor's parameters `weight` and `bias` take the convolution's, the first
+# of its filters; its attribute `valid_size`, where it has one, is told each image's real size.
+CONVS: dict[str, Callable[..., nn.Module]] = {"aa": _aa_conv, "aw": _aw_conv}
 
 
 def _apply_gate(

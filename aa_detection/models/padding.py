@@ -9,13 +9,11 @@ border of an image that was not padded.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.aa_conv import AAConv2d
-from ..layers.aw_conv import AWConv2d
-from ..layers.gates import CBAM, SqueezeExcitation
 from .resnet import blocks_with_stride, convs_with_stride, stem
 
 
@@ -112,17 +110,12 @@ def _mask_output(
 
 
 def _mask_input(
-    mask: PaddingMask, stride: int, module: nn.Module, args: tuple[Tensor, ...]
+    mask: PaddingMask, stride: int, module: Any, args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    if isinstance(module, (AAConv2d, AWConv2d)):
+    if hasattr(module, "valid_size"):  # attention's
         module.valid_size = mask.size_at(stride)
     return (mask.apply(args[0], stride), *args[1:])
 
 
-def _tell_size(
-    mask: PaddingMask,
-    stride: int,
-    module: SqueezeExcitation | CBAM,
-    args: tuple[Tensor, ...],
-) -> None:
+def _tell_size(mask: PaddingMask, stride: int, module: Any, args: tuple[Tensor, ...]) -> None:
     module.valid_size = mask.size_at(stride)

@@ -1,78 +1,125 @@
 """``MODEL.ATTENTION``: the keys that both engines add to detectron2's."""
 
 import logging
+from collections.abc import Iterable
 
 from fvcore.common.config import CfgNode
 
-from ..models import AttentionSpec
+from ..attention import BACKENDS
+from ..layers import GATES
+from ..models import CONVS, STAGE_NAMES, AttentionSpec
 from .errors import ConfigError
+from .keys import Key, add_keys
 
-# field of AttentionSpec -> key below MODEL.ATTENTION
-_KEYS = {
-    "conv": "CONV",
-    "gate": "GATE",
-    "stages": "STAGES",
-    "num_heads": "AA.NUM_HEADS",
-    "key_ratio": "AA.KEY_RATIO",
-    "value_ratio": "AA.VALUE_RATIO",
-    "min_key_depth_per_head": "AA.MIN_KEY_DEPTH_PER_HEAD",
-    "pool_stages": "AA.POOL_STAGES",
-    "relative": "AA.RELATIVE",
-    "absolute": "AA.ABSOLUTE",
-    "max_image_size": "AA.MAX_IMAGE_SIZE",
-    "mask_padding": "AA.MASK_PADDING",
-    "backend": "AA.BACKEND",
-    "aw_reduction": "AW.REDUCTION",
-    "gate_reduction": "SE.REDUCTION",
+
+def _one_of(names: Iterable[str]) -> str:
+    return ", ".join(f'`"{name}"`' for name in names)
+
+
+# by the field of AttentionSpec that takes the value
+ATTENTION_KEYS = {
+    "conv": Key(
+        "MODEL.ATTENTION.CONV",
+        "",
+        _one_of(("", *CONVS)),
+        "What replaces the 3×3 convolution of a bottleneck or the first of a basic block: nothing, "
+        "an attention-augmented convolution, or one with attention on its kernel",
+    ),
+    "gate": Key(
+        "MODEL.ATTENTION.GATE",
+        "",
+        _one_of(("", *GATES)),
+        "What weighs a block's output before the shortcut is added: nothing, "
+        "squeeze-and-excitation, or CBAM",
+    ),
+    "stages": Key(
+        "MODEL.ATTENTION.STAGES",
+        ["res3", "res4", "res5"],
+        f"list of {_one_of(STAGE_NAMES)}",
+        "Stages whose blocks are changed",
+    ),
+    "num_heads": Key(
+        "MODEL.ATTENTION.AA.NUM_HEADS",
+        8,
+        "1 to the convolution's output channels",
+        "Heads of the attention",
+    ),
+    "key_ratio": Key(
+        "MODEL.ATTENTION.AA.KEY_RATIO",
+        0.2,
+        "above 0, at most 1",
+        "κ: depth of the keys over the convolution's output channels, rounded up to a multiple of "
+        "the heads",
+    ),
+    "value_ratio": Key(
+        "MODEL.ATTENTION.AA.VALUE_RATIO",
+        0.1,
+        "0 to 1",
+        "υ: attention maps over the convolution's output channels, rounded down to a multiple of "
+        "the heads but at least one a head; 0 is the plain convolution, 1 leaves none of it",
+    ),
+    "min_key_depth_per_head": Key(
+        "MODEL.ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD",
+        0,
+        "0 or more",
+        "Least depth of a head's keys; the paper's ImageNet networks use 20, its detectors none",
+    ),
+    "pool_stages": Key(
+        "MODEL.ATTENTION.AA.POOL_STAGES",
+        ["res3"],
+        f"list of {_one_of(STAGE_NAMES)}",
+        "Stages whose attention runs at half the resolution",
+    ),
+    "relative": Key(
+        "MODEL.ATTENTION.AA.RELATIVE",
+        True,
+        "True, False",
+        "Learned relative positions",
+    ),
+    "absolute": Key(
+        "MODEL.ATTENTION.AA.ABSOLUTE",
+        False,
+        "True, False",
+        "Sinusoidal absolute positions, added to the attention's input; with neither, attention has "
+        "no notion of position",
+    ),
+    "max_image_size": Key(
+        "MODEL.ATTENTION.AA.MAX_IMAGE_SIZE",
+        1344,
+        "1 or more, pixels",
+        "Longest image side that distances are told on: a map of stride s has tables for "
+        "ceil(size / s) pixels; beyond them distances are clamped",
+    ),
+    "mask_padding": Key(
+        "MODEL.ATTENTION.AA.MASK_PADDING",
+        True,
+        "True, False",
+        "Keep the zero padding of a batch out of every image's features, for all of CONV and GATE",
+    ),
+    "backend": Key(
+        "MODEL.ATTENTION.AA.BACKEND",
+        "auto",
+        _one_of(("auto", *BACKENDS)),
+        "How the attention operator is computed",
+    ),
+    "aw_reduction": Key(
+        "MODEL.ATTENTION.AW.REDUCTION",
+        16,
+        "1 or more",
+        'Of `CONV: "aw"`: input channels over those its attention is computed in',
+    ),
+    "gate_reduction": Key(
+        "MODEL.ATTENTION.SE.REDUCTION",
+        16,
+        "1 or more",
+        "The same of the gate, CBAM included",
+    ),
 }
 
 
 def add_attention_keys(cfg: CfgNode) -> None:
     """Add ``MODEL.ATTENTION`` with its defaults (no attention) to a config; once is enough."""
-    if "ATTENTION" in cfg.MODEL:
-        return
-    frozen = cfg.is_frozen()
-    cfg.defrost()
-    node = type(cfg)  # detectron2 has a type of its own
-    attention = node()
-    # What replaces the 3x3 convolution of a block: "" nothing, "aa" AAConv2d, "aw" AWConv2d
-    attention.CONV = ""
-    # What weighs a block's output before the shortcut is added: "" nothing, "se" or "cbam"
-    attention.GATE = ""
-    # Stages whose blocks are changed
-    attention.STAGES = ["res3", "res4", "res5"]
-
-    attention.AA = node()
-    attention.AA.NUM_HEADS = 8
-    # Depth of the keys, and number of attention maps, over the output channels of the convolution
-    attention.AA.KEY_RATIO = 0.2
-    attention.AA.VALUE_RATIO = 0.1
-    # The paper's ImageNet networks use 20, its detectors no minimum
-    attention.AA.MIN_KEY_DEPTH_PER_HEAD = 0
-    # Stages whose attention runs at half the resolution
-    attention.AA.POOL_STAGES = ["res3"]
-    # Learned relative positions, sinusoidal absolute ones; with neither, attention has no notion
-    # of position
-    attention.AA.RELATIVE = True
-    attention.AA.ABSOLUTE = False
-    # Longest image side, in pixels, that distances are told on; beyond it they are clamped
-    attention.AA.MAX_IMAGE_SIZE = 1344
-    # Keep the zero padding of a batch out of every image's features
-    attention.AA.MASK_PADDING = True
-    # Backend of the attention operator
-    attention.AA.BACKEND = "auto"
-
-    attention.AW = node()
-    # Channels of an AWConv2d's input over those its attention is computed in
-    attention.AW.REDUCTION = 16
-
-    attention.SE = node()
-    # The same of the gate, "cbam" included
-    attention.SE.REDUCTION = 16
-
-    cfg.MODEL.ATTENTION = attention
-    if frozen:
-        cfg.freeze()
+    add_keys(cfg, ATTENTION_KEYS.values())
 
 
 def attention_spec(cfg: CfgNode) -> AttentionSpec:
@@ -87,11 +134,10 @@ def attention_spec(cfg: CfgNode) -> AttentionSpec:
             "building the model or merging a file"
         )
     values = {}
-    for field, key in _KEYS.items():
-        node = cfg.MODEL.ATTENTION
-        for part in key.split("."):
-            node = node[part]
-        values[field] = node
+    for field, key in ATTENTION_KEYS.items():
+        values[field] = cfg
+        for part in key.name.split("."):
+            values[field] = values[field][part]
     values["mask_padding"] = values["mask_padding"] and _zero_is_padding(
         cfg, bool(values["conv"] or values["gate"])
     )
@@ -105,8 +151,8 @@ def name_key(error: Exception) -> ConfigError:
     """An :class:`AttentionSpec` error with the config key for its first word, the field."""
     field, _, rest = str(error).partition(" ")
     colon = ":" if field.endswith(":") else ""
-    key = _KEYS.get(field.rstrip(":"))
-    return ConfigError(f"MODEL.ATTENTION.{key}{colon} {rest}" if key else str(error))
+    key = ATTENTION_KEYS.get(field.rstrip(":"))
+    return ConfigError(f"{key.name}{colon} {rest}" if key else str(error))
 
 
 def _zero_is_padding(cfg: CfgNode, attention: bool) -> bool:

@@ -3,23 +3,29 @@
 from fvcore.common.config import CfgNode
 
 from .errors import ConfigError
+from .keys import Key, add_keys
+
+AUGMENTATION_KEYS = (
+    Key(
+        "INPUT.SCALE_JITTER.ENABLED",
+        False,
+        "True, False",
+        "Fit training images into a square of SIZE times a factor drawn from RANGE, then cut a "
+        "window of at most SIZE × SIZE out of them; takes the place of MIN_SIZE_TRAIN and CROP",
+    ),
+    Key(
+        "INPUT.SCALE_JITTER.RANGE",
+        (0.8, 1.2),
+        "two factors above 0, the smaller first",
+        "Of the factor, which is drawn uniformly",
+    ),
+    Key("INPUT.SCALE_JITTER.SIZE", 640, "1 or more, pixels", "Side of the square and the window"),
+)
 
 
 def add_augmentation_keys(cfg: CfgNode) -> None:
     """Add ``INPUT.SCALE_JITTER`` with its defaults (off) to a config; once is enough."""
-    if "SCALE_JITTER" in cfg.INPUT:
-        return
-    frozen = cfg.is_frozen()
-    cfg.defrost()
-    jitter = type(cfg)()  # detectron2 has a type of its own
-    # Fit training images into a square of SIZE times a factor drawn from RANGE, then cut a window
-    # of at most SIZE x SIZE out of them; takes the place of MIN_SIZE_TRAIN and CROP
-    jitter.ENABLED = False
-    jitter.RANGE = (0.8, 1.2)
-    jitter.SIZE = 640
-    cfg.INPUT.SCALE_JITTER = jitter
-    if frozen:
-        cfg.freeze()
+    add_keys(cfg, AUGMENTATION_KEYS)
 
 
 def check_augmentation(cfg: CfgNode) -> None:

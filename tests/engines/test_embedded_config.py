@@ -10,7 +10,7 @@ from aa_detection.engines.torchvision import config as embedded
 from .conftest import ROOT, TINY
 
 DIFFERENT_DEFAULTS = {
-    # a RetinaNet is all this engine has
+    # a RetinaNet is all this engine has; docs/configuration.md lists them
     "MODEL.META_ARCHITECTURE",
     "MODEL.BACKBONE.NAME",
     "MODEL.RESNETS.OUT_FEATURES",
@@ -29,22 +29,22 @@ def test_defaults_are_detectron2s():
         "detectron2.config", reason="detectron2 is not installed"
     )
     theirs = detectron2_config.get_cfg()
-    for name in set(leaf_keys(CfgNode(embedded._DEFAULTS))) - DIFFERENT_DEFAULTS:
-        assert value(CfgNode(embedded._DEFAULTS), name) == value(theirs, name), name
+    for name in set(leaf_keys(CfgNode(embedded.DEFAULTS))) - DIFFERENT_DEFAULTS:
+        assert value(CfgNode(embedded.DEFAULTS), name) == value(theirs, name), name
 
 
 def test_every_key_of_detectron2_is_known():
     detectron2_config = pytest.importorskip(
         "detectron2.config", reason="detectron2 is not installed"
     )
-    honoured = set(leaf_keys(CfgNode(embedded._DEFAULTS)))
-    theirs_alone = set(leaf_keys(CfgNode(embedded._DETECTRON2_ONLY)))
-    groups = tuple(f"MODEL.{name}." for name in embedded._NOT_OF_A_RETINANET)
+    honoured = set(leaf_keys(CfgNode(embedded.DEFAULTS)))
+    theirs_alone = set(leaf_keys(CfgNode(embedded.DETECTRON2_ONLY)))
+    groups = tuple(f"MODEL.{name}." for name in embedded.NOT_OF_A_RETINANET)
     cfg = detectron2_config.get_cfg()
     for name in leaf_keys(cfg):
         assert (name in honoured) + (name in theirs_alone) + name.startswith(groups) == 1, name
         if name in theirs_alone:
-            assert value(CfgNode(embedded._DETECTRON2_ONLY), name) == value(cfg, name), name
+            assert value(CfgNode(embedded.DETECTRON2_ONLY), name) == value(cfg, name), name
 
 
 @pytest.mark.parametrize("name", ["retinanet_R18", "aa_retinanet_R18"])
@@ -63,14 +63,14 @@ def test_config_of_a_detectron2_run(torchvision_engine, detectron2_engine, run, 
 def test_every_default_of_detectron2_but_the_network(torchvision_engine, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(
-        CfgNode({**embedded._DETECTRON2_ONLY, "OUTPUT_DIR": "x"}).dump() + "_BASE_: rcnn.yaml\n"
+        CfgNode({**embedded.DETECTRON2_ONLY, "OUTPUT_DIR": "x"}).dump() + "_BASE_: rcnn.yaml\n"
     )
     (tmp_path / "rcnn.yaml").write_text(
         "MODEL: {ROI_HEADS: {NUM_CLASSES: 3, NAME: Res5}, RPN: {NMS_THRESH: 0.5},"
         " KEYPOINT_ON: True}\nTEST: {AUG: {ENABLED: True}}\n"  # both back at their defaults above
     )
     cfg = torchvision_engine.load_config(str(config))
-    expected = CfgNode(embedded._DEFAULTS)
+    expected = CfgNode(embedded.DEFAULTS)
     assert set(leaf_keys(expected)) <= set(leaf_keys(cfg))
     assert "ROI_HEADS" not in cfg.MODEL and "AUG" not in cfg.TEST and "GLOBAL" not in cfg
 

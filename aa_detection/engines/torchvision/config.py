@@ -18,7 +18,7 @@ from ...config import (
 )
 
 # detectron2's names, and its defaults but for the two that only a RetinaNet can have here
-_DEFAULTS = {
+DEFAULTS = {
     "VERSION": 2,
     "MODEL": {
         "DEVICE": "cuda",
@@ -116,7 +116,7 @@ _DEFAULTS = {
 
 # what detectron2 has beyond that and this engine has not; its config.yaml names all of it, so what
 # stands at detectron2's default is no reason to refuse
-_DETECTRON2_ONLY = {
+DETECTRON2_ONLY = {
     "MODEL": {
         "LOAD_PROPOSALS": False,
         "KEYPOINT_ON": False,
@@ -162,7 +162,7 @@ _DETECTRON2_ONLY = {
     "GLOBAL": {"HACK": 1.0},
 }
 # groups below MODEL that no RetinaNet of detectron2's reads: a file may hold them
-_NOT_OF_A_RETINANET = (
+NOT_OF_A_RETINANET = (
     "PANOPTIC_FPN",
     "PROPOSAL_GENERATOR",
     "ROI_BOX_CASCADE_HEAD",
@@ -175,7 +175,7 @@ _NOT_OF_A_RETINANET = (
 )
 
 # keys of which only some values are honoured
-_ALLOWED = {
+ALLOWED = {
     "VERSION": (2,),
     "MODEL.META_ARCHITECTURE": ("RetinaNet",),
     "MODEL.MASK_ON": (False,),
@@ -209,20 +209,20 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         ConfigError: an unreadable file, an unknown key, a value of another type or out of range, or
             one that only detectron2 honours.
     """
-    cfg = CfgNode(_DEFAULTS)
+    cfg = CfgNode(DEFAULTS)
     add_attention_keys(cfg)
     add_augmentation_keys(cfg)
-    _add(cfg, CfgNode(_DETECTRON2_ONLY))
-    for name in _NOT_OF_A_RETINANET:
+    _add(cfg, CfgNode(DETECTRON2_ONLY))
+    for name in NOT_OF_A_RETINANET:
         cfg.MODEL[name] = CfgNode(new_allowed=True)
     merge_yaml(cfg, config_file)
     for key in overrides[::2]:  # whoever sets one now expects something of it
-        if key.startswith(tuple(f"MODEL.{name}." for name in _NOT_OF_A_RETINANET)):
+        if key.startswith(tuple(f"MODEL.{name}." for name in NOT_OF_A_RETINANET)):
             raise _needs_detectron2(f"the command line: {key}")
     merge_overrides(cfg, overrides)
-    for name in _NOT_OF_A_RETINANET:
+    for name in NOT_OF_A_RETINANET:
         del cfg.MODEL[name]
-    _remove(cfg, CfgNode(_DETECTRON2_ONLY))
+    _remove(cfg, CfgNode(DETECTRON2_ONLY))
     _check_honoured(cfg)
     check_values(cfg)
     attention_spec(cfg)
@@ -262,7 +262,7 @@ def _needs_detectron2(what: str) -> ConfigError:
 
 
 def _check_honoured(cfg: CfgNode) -> None:
-    for name, allowed in _ALLOWED.items():
+    for name, allowed in ALLOWED.items():
         value = _get(cfg, name)
         if value not in allowed:
             choices = ", ".join(repr(choice) for choice in allowed)

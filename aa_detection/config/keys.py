@@ -1,0 +1,41 @@
+"""Keys that this project adds to detectron2's config: default, values and meaning in one place."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key; :mod:`.reference` prints it.
+
+    Attributes:
+        name: dotted, from the config's root.
+        values: which are allowed, in words; what checks them is elsewhere.
+        meaning: one line.
+    """
+
+    name: str
+    default: Any
+    values: str
+    meaning: str
+
+
+def add_keys(cfg: CfgNode, keys: Iterable[Key]) -> None:
+    """Add the keys that `cfg` does not have, with their defaults; a frozen config stays frozen."""
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    for key in keys:
+        *groups, name = key.name.split(".")
+        node = cfg
+        for group in groups:
+            if group not in node:
+                node[group] = type(cfg)()  # detectron2 has a type of its own
+            node = node[group]
+        if name not in node:
+            node[name] = copy.deepcopy(key.default)
+    if frozen:
+        cfg.freeze()

@@ -388,6 +388,15 @@ CONFIGS = {
             "is empty: name a checkpoint, or set MODEL.RESNETS.NORM to BN, SyncBN or GN"
         ),
     ),
+    "half precision without CUDA": (
+        keys("SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"),
+        {
+            "detectron2": (
+                "SOLVER.AMP.ENABLED: detectron2 has it on CUDA alone, and MODEL.DEVICE is cpu; set "
+                "it to False, or use --engine torchvision (bfloat16)"
+            )
+        },
+    ),
     "output is a file": (
         lambda place: place.output.write_text("x") and None,
         {"torchvision": ("OUTPUT_DIR {folder}/out: cannot write there: File exists")},

@@ -325,6 +325,11 @@ def run(
             default_to_final_weights(cfg)
     else:
         check_training(cfg)
+    if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise ConfigError(
+            "SOLVER.AMP.ENABLED: detectron2 has it on CUDA alone, and MODEL.DEVICE is "
+            f"{cfg.MODEL.DEVICE}; set it to False, or use --engine torchvision (bfloat16)"
+        )
     norms = (cfg.MODEL.RESNETS.NORM, cfg.MODEL.FPN.NORM, cfg.MODEL.RETINANET.NORM)
     if processes.total > 1 and not cfg.MODEL.DEVICE.startswith("cuda") and "SyncBN" in norms:
         raise ConfigError(

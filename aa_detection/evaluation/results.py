@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pycocotools.coco import COCO
 from ..data import DatasetError
 
 Detections = Sequence[Mapping[str, Any]]
+_DATASET = ("images", "categories", "annotations")
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,18 @@ def read_results(coco: COCO, detections: str | os.PathLike[str] | Detections) ->
 
     Args:
         detections: each with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
-            ``score``; there may be none.
+            ``score``; there may be none. A file may also be a dataset whose annotations are the
+            detections, as ``tools/predict.py`` writes it: its images are known by their names.
 
     Raises:
-        DatasetError: the first detection that is not such, with the file and its place in the list.
+        DatasetError: the first detection that is not such, with the file and its place in the list;
+            a dataset of other images or categories.
     """
     where = "the detections"
     if isinstance(detections, (str, os.PathLike)):
         where, detections = os.fspath(detections), _read_json(detections)
+        if isinstance(detections, Mapping) and {*_DATASET} <= {*detections}:
+            detections = _renumber(coco, detections, where)
     if not isinstance(detections, Sequence) or isinstance(detections, str):
         raise DatasetError(
             f"{where}: expected a list of detections, got a {type(detections).__name__}"
@@ -78,6 +84,41 @@ def read_results(coco: COCO, detections: str | os.PathLike[str] | Detections) ->
         boxes=np.array(boxes, dtype=float).reshape(-1, 4),
         scores=np.array(scores, dtype=float),
     )
+
+
+def _renumber(coco: COCO, dataset: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The detections of a dataset, with the ids that `coco` has for images of the same name."""
+    try:
+        images, categories, detections = (dataset[key] for key in _DATASET)
+        names = {image["id"]: PurePath(image["file_name"]).parts for image in images}
+        theirs = {category["id"]: category["name"] for category in categories}
+        image_ids = [detection["image_id"] for detection in detections]
+        used = {image_id: names[image_id] for image_id in image_ids}
+    except (KeyError, TypeError):
+        raise DatasetError(
+            f"{where}: expected a list of detections, or a dataset as tools/predict.py writes it"
+        ) from None
+    ours = {category_id: category["name"] for category_id, category in coco.cats.items()}
+    if theirs != ours:
+        raise DatasetError(
+            f"{where}: its categories are not the annotations'; expected those of "
+            "tools/predict.py --class-names with the annotation file"
+        )
+    known = {image["file_name"]: image_id for image_id, image in coco.imgs.items()}
+    found = {}
+    for image_id, parts in used.items():
+        # the longest end of the path that the annotations have
+        ends = ("/".join(parts[start:]) for start in range(len(parts)))
+        name = next((end for end in ends if end in known), None)
+        if name is None:
+            raise DatasetError(f"{where}: the annotations have no image {'/'.join(parts)}")
+        found[image_id] = known[name]
+    if len({*found.values()}) < len(found):
+        raise DatasetError(f"{where}: several of its images are one image of the annotations")
+    return [
+        {**detection, "image_id": found[image_id]}
+        for detection, image_id in zip(detections, image_ids)
+    ]
 
 
 def _problem(detection: Any, images: Mapping[int, int], classes: Mapping[int, int]) -> str:

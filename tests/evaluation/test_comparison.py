@@ -261,3 +261,57 @@ def test_good_detections_are_read(content):
     results = read_results(index_annotations(content), [GOOD, {**GOOD, "image_id": 3, "score": 1}])
     assert results.images.tolist() == [0, 2] and results.classes.tolist() == [0, 0]
     assert results.boxes[0].tolist() == [1, 2.5, 3, 4] and results.scores.tolist() == [0.5, 1]
+
+
+@pytest.fixture
+def predictions(content, tmp_path):
+    """``predictions(**lists)``: read a file as tools/predict.py writes it, with other lists."""
+    names = [image["file_name"] for image in content["images"][:3]]
+    dataset = {
+        # its own numbers, in its own order, of paths as they were given
+        "images": [
+            {"id": i, "file_name": f"my data/val/{name}"} for i, name in enumerate(names[::-1], 1)
+        ],
+        "videos": [],
+        "categories": content["categories"],
+        "annotations": [{**GOOD, "id": 1, "iscrowd": 0}, {**GOOD, "image_id": 3, "score": 1}],
+    }
+
+    def read(**lists):
+        path = tmp_path / "detections.json"
+        path.write_text(json.dumps({**dataset, **lists}))
+        return read_results(index_annotations(content), path)
+
+    return read
+
+
+def test_predictions_are_known_by_the_names_of_their_images(predictions):
+    results = predictions()
+    assert results.images.tolist() == [2, 0] and results.scores.tolist() == [0.5, 1]
+    assert len(predictions(images=[], annotations=[]).images) == 0
+
+
+@pytest.mark.parametrize(
+    ("lists", "line"),
+    [
+        ({"categories": [{"id": 1, "name": "class 1"}]}, "its categories are not the annotations'"),
+        ({"images": [{"id": 1, "file_name": "val/x.png"}]}, "expected a list of detections, or a"),
+        ({"annotations": [3]}, "expected a list of detections, or a dataset"),
+        (
+            {"images": [{"id": i, "file_name": "a/x.png"} for i in (1, 3)]},
+            "the annotations have no image a/x.png",
+        ),
+    ],
+    ids=str,
+)
+def test_predictions_on_another_dataset(predictions, lists, line):
+    with pytest.raises(DatasetError, match=f"detections.json: {line}") as error:
+        predictions(**lists)
+    assert "\n" not in str(error.value)
+
+
+def test_predictions_on_two_copies_of_an_image(predictions, content):
+    name = content["images"][0]["file_name"]
+    images = [{"id": i, "file_name": f"{i}/{name}"} for i in (1, 3)]
+    with pytest.raises(DatasetError, match="several of its images are one image"):
+        predictions(images=images)

@@ -80,8 +80,8 @@ ATTENTION_KEYS = {
         "MODEL.ATTENTION.AA.ABSOLUTE",
         False,
         "True, False",
-        "Sinusoidal absolute positions, added to the attention's input; with neither, attention has "
-        "no notion of position",
+        "Sinusoidal absolute positions, added to the attention's input; with neither, attention "
+        "has no notion of position",
     ),
     "max_image_size": Key(
         "MODEL.ATTENTION.AA.MAX_IMAGE_SIZE",

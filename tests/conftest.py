@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from aa_detection.attention import BACKENDS
+from aa_detection.layers import GATES
+from aa_detection.models import CONVS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # the tests' tensors are small, and two processes that each use all cores wait for each other
@@ -41,6 +45,16 @@ def browser():
         chromium = driver.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(autouse=True)
+def own_attention():
+    """Forgets the attention, gates and backends that a test registered."""
+    registered = [(names, dict(names)) for names in (CONVS, GATES, BACKENDS)]
+    yield
+    for names, before in registered:
+        names.clear()
+        names.update(before)
 
 
 @pytest.fixture(autouse=True)

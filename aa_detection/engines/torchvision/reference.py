@@ -3,6 +3,8 @@
 ``python -m aa_detection.engines.torchvision.reference > docs/configuration.md``
 """
 
+import argparse
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -103,5 +105,12 @@ def _code(value: Any) -> str:
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
 
 
-if __name__ == "__main__":
+def main(argv: list[str] | None = None) -> int:
+    """Print the page; there are no arguments."""
+    argparse.ArgumentParser(description=__doc__).parse_args(argv)
     print(reference(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -399,7 +399,7 @@ CONFIGS = {
     ),
     "output is a file": (
         lambda place: place.output.write_text("x") and None,
-        {"torchvision": ("OUTPUT_DIR {folder}/out: cannot write there: File exists")},
+        {"torchvision": ("OUTPUT_DIR {folder}/out: is a file, expected a folder")},
     ),
 }
 

@@ -4,9 +4,11 @@ fvcore's ``CfgNode`` (detectron2's is a subclass) does the merging and the type 
 done here because detectron2's loader evaluates Python tags by default.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import yaml
@@ -15,6 +17,7 @@ from fvcore.common.config import BASE_KEY, CfgNode
 from .errors import ConfigError, UnknownKeyError
 from .files import CONFIGS, config_file, packaged_configs
 
+_MOST_VALUES = 100_000
 # fvcore's words
 _TYPE_MISMATCH = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs. <class '(\w+)'>\) with values \((.*) vs. (.*)\) "
@@ -23,7 +26,17 @@ _TYPE_MISMATCH = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key written twice, of which the last would count and the others be lost."""
+    """Refuses a key written twice, of which the last would count and the others be lost.
+
+    And aliases that stand for more than anybody wrote: a dozen lines of aliases of aliases are
+    more values than a machine has memory for.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _written_out(node, {}) > _MOST_VALUES:
+            raise ValueError(f"aliases that stand for more than {_MOST_VALUES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -36,6 +49,17 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many nodes it is without aliases; infinitely many where one is its own part."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # while its parts are counted
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            parts = chain.from_iterable(parts)
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def merge_yaml(cfg: CfgNode, path: str) -> None:
@@ -113,6 +137,8 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
         where = f" line {mark.line + 1}, column {mark.column + 1}:" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
         raise ConfigError(f"{path}:{where} not a YAML file: {' '.join(problem.split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply for a config file") from None
     except (ValueError, KeyError, AttributeError) as error:  # such as the date 2020-13-01
         raise ConfigError(f"{path}: a value that YAML cannot hold: {error}") from None
     if tree is None:
@@ -179,9 +205,7 @@ def _check_keys(
 
 
 def _first_leaf(name: str, value: Any) -> str:
-    for _ in range(8):  # an alias may make a mapping its own value
-        if not isinstance(value, dict) or not value:
-            break
+    while isinstance(value, dict) and value:
         key, value = next(iter(value.items()))
         name = f"{name}.{key}"
     return name

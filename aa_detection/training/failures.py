@@ -62,7 +62,12 @@ def one_line_endings(
 
 def is_accident(error: BaseException | None) -> bool:
     """Whether :func:`one_line_endings` has a line for it; where not, it is a bug."""
-    return isinstance(error, (RunError, OSError)) or _out_of_memory(error) or _is_dead_worker(error)
+    return (
+        isinstance(error, (RunError, OSError))
+        or _out_of_memory(error)
+        or _is_dead_worker(error)
+        or _is_lone_value(error)
+    )
 
 
 def _say(error: Exception, memory_advice: Callable[[], str]) -> str:
@@ -70,6 +75,12 @@ def _say(error: Exception, memory_advice: Callable[[], str]) -> str:
         return f"out of memory: {memory_advice()}"
     if _is_dead_worker(error):
         return _dead_worker(str(error))
+    if _is_lone_value(error):
+        return (
+            f"a norm has a single value to normalise ({error}): take larger images "
+            "(INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST), a larger SOLVER.IMS_PER_BATCH, or for "
+            "the 32 groups of GN a MODEL.FPN.OUT_CHANNELS of at least 64"
+        )
     # of an image library, or of a data worker, which quotes a traceback
     if not isinstance(error, OSError) or error.errno is None:
         return str(error).strip().splitlines()[-1]
@@ -87,6 +98,11 @@ def _out_of_memory(error: BaseException | None) -> bool:
 
 def _is_dead_worker(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
+
+
+def _is_lone_value(error: BaseException | None) -> bool:
+    words = "Expected more than 1 value per channel when training"
+    return isinstance(error, ValueError) and str(error).startswith(words)
 
 
 def _dead_worker(text: str) -> str:

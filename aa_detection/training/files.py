@@ -63,6 +63,8 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> None:
         with tempfile.TemporaryFile(dir=output_dir) as file:
             file.write(bytes(4096))
             file.flush()
+    except FileExistsError:
+        raise ConfigError(f"OUTPUT_DIR {output_dir}: is a file, expected a folder") from None
     except OSError as error:
         raise ConfigError(
             f"OUTPUT_DIR {output_dir}: cannot write there: {error.strerror}"

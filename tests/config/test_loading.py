@@ -119,6 +119,12 @@ def test_numbers_as_people_write_them(cfg, write, way, key, text, value):
     assert type(cfg.SOLVER[key]) is type(value)
 
 
+# a dozen lines that are 10 ** 11 values
+LAUGHS = "A0: &a0 [1]\n" + "".join(
+    f"A{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -134,6 +140,9 @@ def test_numbers_as_people_write_them(cfg, write, way, key, text, value):
         ("OUTPUT_DIR: !!int abc\n", " a value that YAML cannot hold: invalid literal"),
         ("OUTPUT_DIR: !!bool abc\n", " a value that YAML cannot hold: 'abc'"),
         ("OUTPUT_DIR: !!timestamp abc\n", " a value that YAML cannot hold: "),
+        (LAUGHS, " a value that YAML cannot hold: aliases that stand for more than 100000 values"),
+        ("A: &a {B: *a}\n", " a value that YAML cannot hold: aliases that stand for more than"),
+        ("A: " + "[" * 5000, " nested too deeply for a config file"),
         # bases
         ("_BASE_: 3\n", " _BASE_ must be the path of a file, got 3"),
         ("_BASE_:\n", " _BASE_ must be the path of a file, got None"),
@@ -167,7 +176,7 @@ def test_numbers_as_people_write_them(cfg, write, way, key, text, value):
         ("MODEL: {ATTENTION: {STAGES: res3}}\n", "MODEL.ATTENTION.STAGES"),
         ("OUTPUT_DIR: 2020-01-01\n", "OUTPUT_DIR"),
     ],
-    ids=str,
+    ids=lambda text: str(text)[:40],
 )
 def test_wrong_files_are_refused_in_one_line(cfg, write, text, message):
     path = write("wrong.yaml", text)

@@ -6,6 +6,8 @@ import shutil
 import pytest
 import torch
 
+from aa_detection.config import ConfigError
+
 OUTPUT_FILES = {
     "config.yaml",
     "log.txt",
@@ -83,3 +85,9 @@ def test_empty_images_train_where_they_are_not_filtered(engine, run, tmp_path):
     run(engine, tmp_path, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False", *keys)
     losses = [line["total_loss"] for line in read_metrics(tmp_path) if "total_loss" in line]
     assert losses and all(torch.isfinite(torch.tensor(losses)))
+
+
+def test_detectron2_refuses_mixed_precision_on_the_cpu(detectron2_engine, run, tmp_path):
+    with pytest.raises(ConfigError, match="SOLVER.AMP.ENABLED: .* MODEL.DEVICE is cpu"):
+        run(detectron2_engine, tmp_path / "out", "SOLVER.AMP.ENABLED", "True")
+    assert not (tmp_path / "out").exists()

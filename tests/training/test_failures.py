@@ -75,6 +75,15 @@ def test_a_file_system_that_refuses():
     )
 
 
+@pytest.mark.parametrize("norm", [nn.GroupNorm(32, 32), nn.BatchNorm2d(32)], ids=["GN", "BN"])
+def test_a_norm_with_a_single_value(norm):
+    with pytest.raises(ValueError) as raised:
+        norm(torch.ones(1, 32, 1, 1))
+    line = ending(raised.value, checkpoint=None)
+    assert line.startswith("a norm has a single value to normalise (Expected more than 1 value")
+    assert "SOLVER.IMS_PER_BATCH" in line and "MODEL.FPN.OUT_CHANNELS" in line
+
+
 def test_a_bug_keeps_its_traceback():
     for error in (RuntimeError("shape mismatch"), ValueError("x"), KeyError("y")):
         with pytest.raises(type(error)) as caught:

@@ -91,8 +91,11 @@ def test_an_output_folder_is_made_and_left_empty(tmp_path):
 
 def test_an_output_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match=f"OUTPUT_DIR {folder}: cannot write there"):
+    for folder, why in (
+        (tmp_path / "file", "is a file, expected a folder"),
+        (tmp_path / "file" / "below", "cannot write there: Not a directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"OUTPUT_DIR {folder}: {why}"):
             check_output_dir(folder)
     with full_disk(0), pytest.raises(ConfigError, match="File too large"):
         check_output_dir(tmp_path / "full")

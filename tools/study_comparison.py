@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
+from aa_detection.data import index_annotations
 from aa_detection.evaluation import compare
 from aa_detection.evaluation.intervals import interval
 from aa_detection.evaluation.matching import match
 from aa_detection.evaluation.resampling import draw_resamples, resampled_metrics
-from aa_detection.evaluation.results import index_annotations, read_results
+from aa_detection.evaluation.results import read_results
 from aa_detection.evaluation.simulation import simulate_annotations, simulate_detections
 
 SMALL = {"images": 100, "classes": 2, "per_image": 10, "resamples": 200}

@@ -25,9 +25,8 @@ def attention_at(
         queries: ``(n, 2)`` integers, row and column of each query pixel on the map.
 
     Returns:
-        ``(B, heads, n, H, W)``, in float32 at least; each map sums up to 1. Where `valid_size`
-        leaves a query out, as it leaves out the outputs of :func:`relative_attention_2d`, its map
-        is zero.
+        ``(B, heads, n, H, W)``, in float32 at least; each map sums up to 1. The map of a query that
+        `valid_size` leaves out is zero, as its output is.
 
     Raises:
         ValueError: a query outside the map.

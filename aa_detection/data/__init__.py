@@ -3,7 +3,7 @@
 The sample dataset is in :mod:`aa_detection.data.sample`. Nothing below imports torch.
 """
 
-from .annotations import complete_annotations, open_coco
+from .annotations import complete_annotations, index_annotations, open_coco
 from .catalog import (
     CocoDataset,
     DatasetError,
@@ -11,16 +11,9 @@ from .catalog import (
     get_coco_dataset,
     register_coco_dataset,
 )
-from .checks import (
-    CocoSummary,
-    DatasetReport,
-    Finding,
-    check_dataset,
-    check_datasets,
-    read_coco_annotations,
-    require_usable,
-)
+from .checks import check_dataset, check_datasets, read_coco_annotations
 from .images import ImageError, read_image
+from .report import CocoSummary, DatasetReport, Finding, require_usable
 
 __all__ = [
     "CocoDataset",
@@ -34,6 +27,7 @@ __all__ = [
     "complete_annotations",
     "dataset_root",
     "get_coco_dataset",
+    "index_annotations",
     "open_coco",
     "read_coco_annotations",
     "read_image",

@@ -56,10 +56,15 @@ def complete_annotations(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def open_coco(dataset: CocoDataset) -> COCO:
-    """pycocotools' index of the dataset, completed, without what pycocotools prints."""
+def index_annotations(content: dict[str, Any]) -> COCO:
+    """pycocotools' index of an annotation file's content, without what pycocotools prints."""
     coco = COCO()
-    coco.dataset = complete_annotations(load_json(dataset.annotation_file))
+    coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
+
+
+def open_coco(dataset: CocoDataset) -> COCO:
+    """The index of a dataset, completed."""
+    return index_annotations(complete_annotations(load_json(dataset.annotation_file)))

@@ -54,7 +54,7 @@ def dataset_root() -> Path:
 def register_coco_dataset(name: str, annotation_file: StrPath, image_root: StrPath) -> CocoDataset:
     """Makes `name` stand for an annotation file and a folder of images.
 
-    Nothing is read: :func:`aa_detection.data.check_coco_dataset` does that. Registering the same
+    Nothing is read: :func:`aa_detection.data.check_dataset` does that. Registering the same
     paths again changes nothing.
 
     Raises:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from .catalog import CocoDataset, DatasetError
-from .checks import DatasetReport, check_dataset
+from .checks import check_dataset
+from .report import DatasetReport
 
 
 def convert_voc(

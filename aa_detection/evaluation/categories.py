@@ -5,7 +5,7 @@ from pathlib import Path
 import orjson
 from fvcore.common.config import CfgNode
 
-from ..config import ConfigError
+from ..config import ConfigError, number_of_classes
 from ..data import DatasetError, get_coco_dataset
 
 
@@ -23,7 +23,7 @@ def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, s
     Raises:
         ConfigError, DatasetError: `class_names` cannot be read or has another number of names.
     """
-    count = _num_classes(cfg)
+    _, count = number_of_classes(cfg)
     if class_names is not None:
         categories = _read(Path(class_names))
         if len(categories) != count:
@@ -40,12 +40,6 @@ def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, s
         if len(categories) == count:
             return categories
     return {i: f"class {i}" for i in range(1, count + 1)}
-
-
-def _num_classes(cfg: CfgNode) -> int:
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return cfg.MODEL.RETINANET.NUM_CLASSES
-    return cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def _read(path: Path) -> dict[int, str]:

@@ -8,6 +8,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..data import index_annotations
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -23,6 +25,7 @@ def coco_ap(coco: COCO, detections: list[dict[str, Any]]) -> dict[str, float]:
         AP, AP50, AP75, APs, APm, APl and ``AP-<class name>``; NaN where nothing is annotated.
     """
     with contextlib.redirect_stdout(io.StringIO()):
+        # loadRes refuses an empty list
         found = coco.loadRes(detections) if detections else _without_annotations(coco)
         evaluation = COCOeval(coco, found, "bbox")
         evaluation.evaluate()
@@ -45,7 +48,4 @@ def _percent(value: np.floating) -> float:
 
 
 def _without_annotations(coco: COCO) -> COCO:
-    empty = COCO()
-    empty.dataset = {**coco.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
+    return index_annotations({**coco.dataset, "annotations": []})

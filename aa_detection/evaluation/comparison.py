@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from ..data import DatasetError, read_coco_annotations
+from ..data import DatasetError, index_annotations, read_coco_annotations
 from .intervals import CONFIDENCE, POWER, interval
 from .matching import IOU_THRESHOLDS, RECALL_THRESHOLDS, Matches, match
 from .published import Published
@@ -29,7 +29,7 @@ from .resampling import (
     precision_at_recall,
     resampled_metrics,
 )
-from .results import Detections, Results, index_annotations, read_results
+from .results import Detections, Results, read_results
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .results import Results, index_annotations
+from ..data import index_annotations
+from .results import Results
 
 AREAS = ("all", "small", "medium", "large")  # COCO's, in its order
 IOU_THRESHOLDS = COCOeval(iouType="bbox").params.iouThrs  # T = 10: 0.5 to 0.95

@@ -1,7 +1,5 @@
 """Result files: COCO's list of detections, checked and as arrays."""
 
-import contextlib
-import io
 import json
 import math
 import os
@@ -27,15 +25,6 @@ class Results:
     classes: np.ndarray  # (N,) places in the sorted ids of the annotations' categories
     boxes: np.ndarray  # (N, 4): x, y, width, height in pixels
     scores: np.ndarray  # (N,)
-
-
-def index_annotations(content: dict[str, Any]) -> COCO:
-    """pycocotools' view of an annotation file's content."""
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
 
 
 def read_results(coco: COCO, detections: str | os.PathLike[str] | Detections) -> Results:

@@ -122,7 +122,7 @@ def predict(
     done until then. Images and videos appear under their names when they are complete.
 
     Args:
-        folder: of the annotated copies, named as :attr:`Source.output`.
+        folder: of the annotated copies, named as :attr:`.sources.Source.output`.
         score_threshold: what has a lower score is left out.
         batch_size: pictures that go through the detector together; a webcam's go one by one.
         on_picture: called after each.

@@ -15,6 +15,7 @@ from aa_detection.data import (
     read_coco_annotations,
     require_usable,
 )
+from aa_detection.evaluation import coco_ap
 
 VALID = {
     "images": [
@@ -65,7 +66,6 @@ def test_summary(dataset):
         annotations=3,
         category_ids=(3, 7, 9),
         category_names=("cat", "dog", "emu"),
-        category_counts=(1, 2, 0),
     )
     assert report.errors == []
     assert [(each.kind, each.ids) for each in report.warnings] == [
@@ -350,6 +350,28 @@ WARNINGS = [
         (0, 2),
     ),
 ]
+
+
+@pytest.mark.parametrize("number, ap", [(0, 0), (1, 100)])
+def test_the_id_that_pycocotools_takes_for_none(findings, dataset, number, ap):
+    found = findings(put("annotations", 1, "id", number))
+    warned = [each for each in found if each.kind == "annotations: id 0"]
+    assert len(warned) == (number == 0) and not any(each.is_error for each in found)
+    # what the warning says: the only cat is found, and counts as not found
+    coco = open_coco(dataset)
+    truth = coco.loadAnns(number)[0]
+    detection = {key: truth[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+    assert coco_ap(coco, [detection])["AP-cat"] == pytest.approx(ap)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_images_without_annotations_are_left_out_of_training_alone(findings, train):
+    (finding,) = [
+        each
+        for each in findings(lambda content: None, train=train)
+        if each.kind == "images: without annotations"
+    ]
+    assert ("left out of training" in finding.first) == train
 
 
 @pytest.mark.parametrize("change, kind, first, ids", WARNINGS)

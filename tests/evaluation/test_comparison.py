@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from aa_detection.data import DatasetError
+from aa_detection.data import DatasetError, index_annotations
 from aa_detection.evaluation import PUBLISHED, compare, precision_recall
 from aa_detection.evaluation.intervals import interval
-from aa_detection.evaluation.results import index_annotations, read_results
+from aa_detection.evaluation.results import read_results
 from aa_detection.evaluation.simulation import simulate_annotations, simulate_detections
 
 

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import COCOeval
 
+from aa_detection.data import index_annotations
 from aa_detection.evaluation import coco_ap
 from aa_detection.evaluation.comparison import mean_precision
 from aa_detection.evaluation.matching import match
 from aa_detection.evaluation.resampling import average_precision, draw_resamples, summarize
-from aa_detection.evaluation.results import index_annotations, read_results
+from aa_detection.evaluation.results import read_results
 from aa_detection.evaluation.simulation import simulate_annotations, simulate_detections
 
 

@@ -277,7 +277,7 @@ def _results_folder(cfg: CfgNode, dataset_name: str) -> str:
 
 
 def _show_samples(cfg: CfgNode, dataset_name: str, detector: Detector) -> None:
-    """Put :func:`.samples.sample_pictures` on TensorBoard."""
+    """Put :func:`aa_detection.visualization.samples.sample_pictures` on TensorBoard."""
     dataset = _known(dataset_name)
     results = os.path.join(_results_folder(cfg, dataset_name), "coco_instances_results.json")
     if dataset is not None and os.path.isfile(results):

@@ -17,7 +17,7 @@ def load_detector(cfg: CfgNode, *, allow_pickle: bool = False, bfloat16: bool = 
 
     Args:
         allow_pickle: see :func:`.weights.load_model`.
-        bfloat16: see :class:`.Detector`.
+        bfloat16: see :class:`aa_detection.evaluation.Detector`.
 
     Raises:
         ConfigError: as :func:`.weights.load_model`.

@@ -129,7 +129,7 @@ def show_samples(
     detector: Detector,
     step: int,
 ) -> None:
-    """Put :func:`.samples.sample_pictures` on TensorBoard, where there is one."""
+    """Put :func:`aa_detection.visualization.samples.sample_pictures` on TensorBoard."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             for name, picture in sample_pictures(dataset, detections, detector):

@@ -1,0 +1,84 @@
+"""The image files of a dataset: whether they are there, and what is in them."""
+
+import math
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from .images import ImageError, check_image_header, read_image
+from .report import DatasetReport, Record
+
+
+def find_images(report: DatasetReport, images: list[Record]) -> list[Record]:
+    """The images whose file is there."""
+    root = report.dataset.image_root
+    if not root.is_dir():
+        report.add(
+            "image folder",
+            f"image folder {root} does not exist (images of {report.dataset.annotation_file})",
+        )
+        return []
+    listings: dict[str, set[str]] = {}  # one listing a folder: a stat an image is slow on NFS
+    present: list[Record] = []
+    missing: list[Record] = []
+    for image in images:
+        folder, name = os.path.split(image["file_name"])
+        if folder not in listings:
+            listings[folder] = _list_files(os.path.join(root, folder))
+        (present if name in listings[folder] else missing).append(image)
+    if missing:
+        report.add(
+            "images: file missing",
+            f"image file {root / missing[0]['file_name']} does not exist "
+            f"(image {missing[0]['id']} of {report.dataset.annotation_file})",
+            [image["id"] for image in missing],
+        )
+    return present
+
+
+def open_images(
+    report: DatasetReport,
+    images: list[Record],
+    sizes: Mapping[int, tuple[float, float]],
+    *,
+    decode: bool,
+) -> None:
+    """Each file, whether Pillow reads it and it has the size that the annotations state.
+
+    Args:
+        sizes: width and height by image id; NaN where they are none.
+        decode: the pixels too, not only the header.
+    """
+    root = os.fspath(report.dataset.image_root)
+
+    def fault(image: Record) -> str | None:
+        path = os.path.join(root, image["file_name"])
+        try:
+            (_decode if decode else check_image_header)(path, image["id"], sizes[image["id"]])
+        except ImageError as error:
+            return str(error)
+        return None
+
+    images = [image for image in images if not math.isnan(sizes[image["id"]][0])]
+    # a file server answers several requests at once, and Pillow decodes without Python's lock
+    with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool:
+        faults = list(pool.map(fault, images))
+    wrong = [i for i, line in enumerate(faults) if line]
+    if wrong:
+        report.add(
+            "images: unreadable or of another size",
+            f"{faults[wrong[0]]} ({report.dataset.annotation_file})",
+            [images[i]["id"] for i in wrong],
+        )
+
+
+def _decode(path: str, image_id: int, size: tuple[float, float]) -> None:
+    read_image(path, image_id, size)  # returns nothing: the pixels would be kept
+
+
+def _list_files(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if not entry.is_dir()}
+    except OSError:
+        return set()

@@ -1,0 +1,94 @@
+"""What the checks of a dataset find, and what they make of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .catalog import CocoDataset, DatasetError
+
+Record = dict[str, Any]  # an image, a category or an annotation of COCO's
+_SHOWN_IDS = 5
+
+
+@dataclass(frozen=True)
+class CocoSummary:
+    """What a dataset holds. The tuples on categories are in the order of their ids."""
+
+    images: int
+    annotations: int
+    category_ids: tuple[int, ...]
+    category_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of fault in one dataset."""
+
+    kind: str
+    is_error: bool
+    first: str  # a line on the first, complete in itself
+    ids: tuple[Any, ...]  # of the first few records; () where it is about the whole file
+    count: int = 1
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"{self.kind}: {self.first}"
+        ids = ", ".join(map(str, self.ids)) + (", …" if self.count > len(self.ids) else "")
+        return f"{self.kind}, {self.count} times (ids {ids}): {self.first}"
+
+
+@dataclass
+class DatasetReport:
+    """What the checks found in one dataset."""
+
+    dataset: CocoDataset
+    findings: list[Finding] = field(default_factory=list)
+    summary: CocoSummary | None = None  # None: the file is not in COCO's format
+    seconds: float = 0.0  # without opening images
+    image_seconds: float = 0.0
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What makes training impossible or wrong."""
+        return [finding for finding in self.findings if finding.is_error]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What training copes with."""
+        return [finding for finding in self.findings if not finding.is_error]
+
+    def add(self, kind: str, first: str, ids: Sequence[Any] = (), *, warning: bool = False) -> None:
+        """A finding, with the ids of all records that it is true of."""
+        shown = tuple(ids[:_SHOWN_IDS])
+        self.findings.append(Finding(kind, not warning, first, shown, max(1, len(ids))))
+
+    def note(
+        self,
+        kind: str,
+        annotations: list[Record],
+        wrong: Sequence[Any] | np.ndarray,
+        what: str,
+        *,
+        warning: bool = True,
+    ) -> None:
+        """A finding on the annotations for which `wrong` is true, if any."""
+        if np.any(wrong):
+            ids = [each["id"] for each, is_wrong in zip(annotations, wrong) if is_wrong]
+            first = f"{self.dataset.annotation_file}: annotation {ids[0]} {what}"
+            self.add(kind, first, ids, warning=warning)
+
+
+def require_usable(reports: Iterable[DatasetReport]) -> None:
+    """Refuses datasets with errors.
+
+    Raises:
+        DatasetError: the first error, and how many more there are.
+    """
+    errors = [error for report in reports for error in report.errors]
+    if not errors:
+        return
+    others = sum(error.count for error in errors) - 1
+    more = f" (and {others} more: tools/check_dataset.py lists all)" if others else ""
+    raise DatasetError(errors[0].first + more)

@@ -1,19 +1,97 @@
 """Two ways to run the same YAML: detectron2, and torchvision with Lightning.
 
-Both offer ``load_config(config_file, overrides)`` and ``run(cfg, …)``, and write the same files.
-Neither imports the other; importing this package imports neither.
+Both are an :class:`Engine`, and write the same files. Neither imports the other; importing this
+package imports neither.
 """
 
 import importlib
 import importlib.util
-from types import ModuleType
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fvcore.common.config import CfgNode
+from torch import nn
 
 from ..config import ConfigError
+
+if TYPE_CHECKING:
+    from ..evaluation import Detector
+    from . import detectron2, torchvision
 
 ENGINES = ("detectron2", "torchvision")
 
 
-def load_engine(name: str) -> ModuleType:
+class Engine(Protocol):
+    """What the package of an engine offers."""
+
+    __name__: str
+
+    def load_config(self, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
+        """The engine's defaults with attention's keys, then the file, then ``KEY VALUE`` pairs.
+
+        ``MODEL.DEVICE`` cuda becomes cpu where there is no CUDA device.
+
+        Raises:
+            ConfigError: a file, key or value that cannot be used here; names it.
+        """
+
+    def build_model(self, cfg: CfgNode) -> nn.Module:
+        """The detector a config describes, with random weights.
+
+        Raises:
+            ConfigError: attention that cannot be built; names the key.
+        """
+
+    def load_model(self, cfg: CfgNode, *, allow_pickle: bool = False) -> nn.Module:
+        """The config's trained detector; see :func:`aa_detection.checkpoints.build_trained`."""
+
+    def load_detector(
+        self, cfg: CfgNode, *, allow_pickle: bool = False, bfloat16: bool = False
+    ) -> "Detector":
+        """The trained detector as a function from pictures to detections.
+
+        Args:
+            allow_pickle: as :meth:`load_model`'s.
+            bfloat16: see :class:`aa_detection.evaluation.Detector`.
+        """
+
+    def run(
+        self,
+        cfg: CfgNode,
+        *,
+        resume: bool = False,
+        eval_only: bool = False,
+        allow_pickle: bool = False,
+        allow_partial: bool = False,
+        num_gpus: int = 1,
+        num_machines: int = 1,
+        machine_rank: int = 0,
+        dist_url: str = "auto",
+        open_images: bool = True,
+    ) -> dict[str, Any]:
+        """Train and evaluate, or evaluate only.
+
+        Args:
+            resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
+            eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
+            allow_pickle, allow_partial: how ``MODEL.WEIGHTS`` is loaded, see
+                :func:`aa_detection.checkpoints.load_configured`.
+            num_gpus: processes on this machine. Under torchrun its environment decides.
+            num_machines, machine_rank, dist_url: how many machines, which one this is, and where
+                they meet; see :func:`.processes.plan_processes`.
+            open_images: read every image file's header before anything starts.
+
+        Returns:
+            Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name;
+            empty on machines and in processes other than the first.
+
+        Raises:
+            ConfigError, DatasetError: before anything is written.
+            RunError, Interrupted: the run could not go on, or was asked to stop.
+        """
+
+
+def load_engine(name: str) -> Engine:
     """The engine of that name; "auto" is detectron2 where it imports, else torchvision.
 
     Raises:
@@ -31,4 +109,10 @@ def load_engine(name: str) -> ModuleType:
         raise ConfigError(
             "--engine torchvision: Lightning is not installed; pip install 'aa_detection[embedded]'"
         )
-    return importlib.import_module(f"{__name__}.{name}")
+    engine: Any = importlib.import_module(f"{__name__}.{name}")
+    return engine
+
+
+if TYPE_CHECKING:  # the type checker sees that each is one
+    _detectron2: Engine = detectron2
+    _torchvision: Engine = torchvision

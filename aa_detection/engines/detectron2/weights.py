@@ -9,5 +9,5 @@ from ...checkpoints import build_trained
 
 
 def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> nn.Module:
-    """The config's trained detector; see :func:`aa_detection.checkpoints.build_trained`."""
+    """See :meth:`aa_detection.engines.Engine.load_model`."""
     return build_trained(cfg, build_model, allow_pickle=allow_pickle, paths=PathManager)

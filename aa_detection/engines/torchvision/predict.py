@@ -13,15 +13,7 @@ from .weights import load_model
 
 
 def load_detector(cfg: CfgNode, *, allow_pickle: bool = False, bfloat16: bool = False) -> Detector:
-    """The config's trained detector on ``MODEL.DEVICE``.
-
-    Args:
-        allow_pickle: see :func:`.weights.load_model`.
-        bfloat16: see :class:`aa_detection.evaluation.Detector`.
-
-    Raises:
-        ConfigError: as :func:`.weights.load_model`.
-    """
+    """See :meth:`aa_detection.engines.Engine.load_detector`."""
     model = load_model(cfg, allow_pickle=allow_pickle)
     return TorchvisionDetector(cfg, model, bfloat16=bfloat16)
 

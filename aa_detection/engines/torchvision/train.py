@@ -62,26 +62,7 @@ def run(
     dist_url: str = "auto",
     open_images: bool = True,
 ) -> dict[str, Any]:
-    """Train and evaluate, or evaluate only.
-
-    Args:
-        resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
-        eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
-        allow_pickle, allow_partial: how ``MODEL.WEIGHTS`` is loaded, see
-            :func:`aa_detection.checkpoints.load_configured`.
-        num_gpus: processes on this machine. Under torchrun its environment decides.
-        num_machines, machine_rank, dist_url: how many machines, which one this is, and where they
-            meet; see :func:`..processes.plan_processes`.
-        open_images: read every image file's header before anything starts.
-
-    Returns:
-        Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name; empty
-        on machines and in processes other than the first.
-
-    Raises:
-        ConfigError, DatasetError: before anything is written.
-        RunError, Interrupted: the run could not go on, or was asked to stop.
-    """
+    """Train and evaluate, or evaluate only; see :meth:`aa_detection.engines.Engine.run`."""
     processes = plan_processes(cfg.MODEL.DEVICE, num_gpus, num_machines, machine_rank, dist_url)
     checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if resume else None
     weights = None

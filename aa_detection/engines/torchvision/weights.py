@@ -8,5 +8,5 @@ from .model import build_model
 
 
 def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> RetinaNet:
-    """The config's trained detector; see :func:`aa_detection.checkpoints.build_trained`."""
+    """See :meth:`aa_detection.engines.Engine.load_model`."""
     return build_trained(cfg, build_model, allow_pickle=allow_pickle)

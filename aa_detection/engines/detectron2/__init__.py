@@ -10,7 +10,8 @@ from .backbone import (
 from .checkpoint import AACheckpointer
 from .config import add_aa_config, load_config
 from .predict import load_detector
-from .train import AATrainer, run
+from .train import run
+from .trainer import AATrainer
 from .weights import load_model
 
 __all__ = [

@@ -1,0 +1,31 @@
+"""The COCO datasets that detectron2's catalog and this project's have."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ...data import CocoDataset, get_coco_dataset
+
+
+def coco_datasets(cfg: CfgNode, eval_only: bool) -> tuple[list[CocoDataset], list[CocoDataset]]:
+    """The COCO datasets to train and to test on; detectron2's catalog may have others."""
+    train, test = (
+        [dataset for dataset in map(coco_dataset, names) if dataset is not None]
+        for names in (() if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    )
+    return train, test
+
+
+def coco_dataset(name: str) -> CocoDataset | None:
+    """The dataset as detectron2's catalog has it, or else ours; None if it is not COCO's.
+
+    Raises:
+        DatasetError: neither has one of that name.
+    """
+    if name not in DatasetCatalog:
+        return get_coco_dataset(name)
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("evaluator_type") != "coco":
+        return None
+    return CocoDataset(name, Path(metadata.json_file), Path(metadata.image_root))

@@ -1,0 +1,261 @@
+"""detectron2's trainer, whose runs resume as if they had not been ended."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
+from detectron2.evaluation import COCOEvaluator, inference_context
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage, has_event_storage
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ...data import complete_annotations
+from ...evaluation import Detector
+from ...training.batches import TrainingBatches
+from ...training.files import UNFINISHED
+from ...training.guard import StepGuard
+from ...training.interrupt import Interrupted, StopSignals
+from ...visualization.samples import sample_pictures
+from .catalog import coco_dataset
+from .checkpoint import AACheckpointer
+from .data import train_loader
+from .mapper import ImageMapper
+from .predict import Detectron2Detector
+
+# of the scalars of every iteration, what a resumed run has not to repeat
+_TIMINGS = ("data_time", "eta_seconds", "rank_data_time", "time")
+_WINDOW = 20  # iterations that detectron2's writers take the median of
+_WRITER_PERIOD = 20
+
+
+class WholeResults(COCOEvaluator):
+    """Puts its files into their folder when they are whole."""
+
+    _output_dir: str
+
+    def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, Any] | None:
+        folder = self._output_dir
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, suffix=UNFINISHED) as self._output_dir:
+            results = super().evaluate(img_ids)
+            for name in os.listdir(self._output_dir):
+                os.replace(os.path.join(self._output_dir, name), os.path.join(folder, name))
+        self._output_dir = folder
+        return results
+
+
+class SaveBeforeStop(hooks.HookBase):
+    """Saves where detectron2's own checkpoints are, before evaluation and writers."""
+
+    def after_step(self) -> None:
+        if self.trainer.guard.stopping:
+            self.trainer.save_step()
+
+
+class AATrainer(DefaultTrainer):
+    """``DefaultTrainer`` with COCO evaluation and :class:`AACheckpointer`, on CPUs too.
+
+    However often a run is ended and resumed, its losses are those of the uninterrupted one.
+
+    Args:
+        stop: signals to end at, between steps and between an evaluation's images.
+    """
+
+    _hooks: list[hooks.HookBase]
+
+    def __init__(self, cfg: CfgNode, stop: StopSignals | None = None) -> None:
+        # in place of DefaultTrainer's, whose model in several processes must be on GPUs and whose
+        # checkpointer is detectron2's
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
+        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = trainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = AACheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.guard = StepGuard(stop or StopSignals(), self._last_checkpoint)
+        batches = getattr(data_loader, "batch_sampler", None)
+        self._batches = batches if isinstance(batches, TrainingBatches) else None
+        self.seed = self._batches.seed if self._batches is not None else max(cfg.SEED, 0)
+        self._resumed_scalars: dict[str, tuple[bool, list[tuple[float, int]]]] = {}
+        self._metrics_size = sys.maxsize
+        self.model.register_forward_hook(self._look)
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
+        if comm.get_world_size() > 1:
+            # batch norm's statistics: evaluate those that the first process saves
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, src=0)
+        results = super().test(cfg, model, evaluators)
+        if comm.is_main_process() and has_event_storage():
+            network = model.module if isinstance(model, DistributedDataParallel) else model
+            with inference_context(network):
+                for name in cfg.DATASETS.TEST:
+                    _show_samples(cfg, name, Detectron2Detector(cfg, network))
+        return results
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
+        evaluator = WholeResults(dataset_name, output_dir=_results_folder(cfg, dataset_name))
+        complete_annotations(evaluator._coco_api.dataset)
+        return evaluator
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        mapper = ImageMapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        return train_loader(cfg)
+
+    # ------------------------------------------------------------------ resuming
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        super().resume_or_load(resume)
+        logger = logging.getLogger(__name__)
+        if resume and not self.checkpointer.has_checkpoint():
+            logger.info("--resume: no checkpoint in %s, training starts", self.cfg.OUTPUT_DIR)
+        if self._batches is not None:
+            self._batches.start, self._batches.seed = self.start_iter, self.seed
+        elif self.start_iter > 0:
+            logger.warning(
+                "DATALOADER.SAMPLER_TRAIN %s starts anew: the images come in another order than in "
+                "the uninterrupted run",
+                self.cfg.DATALOADER.SAMPLER_TRAIN,
+            )
+        if self.start_iter > 0 and comm.is_main_process() and os.path.exists(self._metrics_file):
+            written = os.path.getsize(self._metrics_file)
+            os.truncate(self._metrics_file, min(written, self._metrics_size))
+
+    @property
+    def _metrics_file(self) -> str:
+        return os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        state["seed"] = self.seed
+        # detectron2's RetinaNet keeps this average outside its own state
+        state["loss_normalizer"] = getattr(self.checkpointer.model, "loss_normalizer", None)
+        if not hasattr(self, "storage"):  # not in training
+            return state
+        # what of the metrics is written, and what is yet to be; an iteration's own come after its
+        # checkpoint, and the writers' medians are of iterations before
+        exists = os.path.exists(self._metrics_file)
+        state["metrics_size"] = os.path.getsize(self._metrics_file) if exists else 0
+        written = self.iter // _WRITER_PERIOD * _WRITER_PERIOD - 1
+        hints = self.storage.smoothing_hints()
+        state["scalars"] = {
+            name: (hints[name], [(float(v), int(i)) for v, i in history.values()[-_WINDOW:]])
+            for name, history in self.storage.histories().items()
+            if name not in _TIMINGS and self.storage.latest()[name][1] > written
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.seed = state_dict.get("seed", self.seed)  # plain detectron2's has none of these
+        if state_dict.get("loss_normalizer") is not None:
+            self.checkpointer.model.loss_normalizer = state_dict["loss_normalizer"]
+        self._resumed_scalars = state_dict.get("scalars", {})
+        self._metrics_size = state_dict.get("metrics_size", sys.maxsize)
+
+    def before_train(self) -> None:
+        super().before_train()
+        for name, (hint, history) in self._resumed_scalars.items():
+            for value, iteration in history:  # metrics.json has running medians
+                self.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=iteration)
+        if self.start_iter > 0:  # what a kill after the checkpoint may have cut off
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (hooks.EvalHook, hooks.PeriodicWriter)):
+                    hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
+
+    # ------------------------------------------------------------------ steps
+
+    def run_step(self) -> None:
+        # two-stage detectors draw their samples
+        torch.manual_seed((self.seed << 32) + self.iter * comm.get_world_size() + comm.get_rank())
+        # the compiled focal loss computes its first gradients otherwise than those after them,
+        # and a resumed process has first ones again
+        with torch.jit.optimized_execution(False):
+            super().run_step()
+
+    def _look(self, model: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+        if model.training:
+            image_ids = [each.get("image_id", each.get("file_name")) for each in inputs[0]]
+            losses = outputs if isinstance(outputs, dict) else {"total_loss": outputs}
+            self.guard.check_losses(losses, image_ids, self.iter)
+        else:
+            self.guard.stop.check()
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        built = super().build_hooks()
+        evaluation = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        return [*built[:evaluation], SaveBeforeStop(), *built[evaluation:]]
+
+    def after_step(self) -> None:
+        try:
+            super().after_step()
+            if self.guard.stopping:
+                raise Interrupted(self.guard.stop.received or signal.SIGTERM)
+        except Interrupted:  # of the evaluation too
+            self.save_step()
+            raise
+
+    def save_step(self) -> None:
+        """Save the step that ends, unless that has been done."""
+        name = f"model_{self.iter:07d}"
+        last = os.path.basename(self._last_checkpoint() or "")
+        if self.iter + 1 < self.max_iter and last != f"{name}.pth":
+            self.checkpointer.save(name, iteration=self.iter)
+
+    def after_train(self) -> None:
+        self.iter = min(self.iter, self.max_iter)  # detectron2 counts on from a finished run
+        if self.iter < self.max_iter:  # ended early: nothing to evaluate
+            self._hooks = [hook for hook in self._hooks if not isinstance(hook, hooks.EvalHook)]
+        super().after_train()
+
+    def _last_checkpoint(self) -> str | None:
+        return self.checkpointer.get_checkpoint_file() or None
+
+
+def _results_folder(cfg: CfgNode, dataset_name: str) -> str:
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder
+
+
+def _show_samples(cfg: CfgNode, dataset_name: str, detector: Detector) -> None:
+    """Put :func:`aa_detection.visualization.samples.sample_pictures` on TensorBoard."""
+    dataset = coco_dataset(dataset_name)
+    results = os.path.join(_results_folder(cfg, dataset_name), "coco_instances_results.json")
+    if dataset is not None and os.path.isfile(results):
+        for name, picture in sample_pictures(dataset, results, detector):
+            get_event_storage().put_image(name, torch.from_numpy(picture).permute(2, 0, 1))

@@ -90,6 +90,20 @@ def test_the_engines_do_not_import_each_other():
             ), file
 
 
+def test_models_know_no_detector():
+    for file in (PACKAGE / "models").rglob("*.py"):
+        detectors = "torchvision.models.detection"
+        assert not any(module.startswith(detectors) for module in imported(file)), file
+
+
+def test_a_tool_imports_no_other():
+    names = {file.stem for file in TOOLS.glob("*.py")}
+    for file in TOOLS.glob("*.py"):
+        for module in imported(file):
+            other = module.startswith("aa_detection.tools.") or module.split(".")[0] in names
+            assert not other, f"{file.name} imports {module}"
+
+
 def test_attention_and_layers_know_torch_alone():
     known = {"torch", "aa_detection"}
     for name in ("attention", "layers"):

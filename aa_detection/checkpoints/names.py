@@ -219,7 +219,9 @@ def _reorder_anchors(
     for name, tensor in weights.items():
         if name.startswith(prefixes):
             if len(tensor) % anchors:
-                raise ValueError(f"{name} has {len(tensor)} rows, which {anchors} anchors share")
+                raise ValueError(
+                    f"{name} has {len(tensor)} rows, expected a multiple of its {anchors} anchors"
+                )
             grid = (_RATIOS, sizes) if ratios_first else (sizes, _RATIOS)
             values = tensor.unflatten(0, (*grid, len(tensor) // anchors))
             reordered[name] = values.transpose(0, 1).flatten(0, 2).contiguous()

@@ -313,12 +313,8 @@ def _repeat_edge(x: Tensor, valid_size: Tensor) -> Tensor:
     for dim in (2, 3):
         last = (valid_size[:, dim - 2] - 1).clamp(min=0)
         index = torch.arange(x.shape[dim], device=x.device).minimum(last[:, None])
-        shape = [
-            x.shape[0],
-            1,
-            1,
-            1,
-        ]  # not len(x), which an exported graph would take for a constant
+        # not len(x), which an exported graph would take for a constant
+        shape = [x.shape[0], 1, 1, 1]
         shape[dim] = x.shape[dim]
         x = x.gather(dim, index.view(shape).expand_as(x))
     return x

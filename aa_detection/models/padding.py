@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attention.positions import real_pixels
 from .resnet import blocks_with_stride, convs_with_stride, stem
 
 
@@ -64,10 +65,8 @@ class PaddingMask:
         if self.image_size is None:
             return x
         if stride not in self.masks:
-            size = _after(self.image_size, stride)
-            rows = torch.arange(x.shape[2], device=x.device) < size[:, :1]
-            columns = torch.arange(x.shape[3], device=x.device) < size[:, 1:]
-            self.masks[stride] = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.dtype)
+            real = real_pixels(_after(self.image_size, stride), *x.shape[2:])
+            self.masks[stride] = real[:, None].to(x.dtype)
         return x * self.masks[stride]
 
 

@@ -5,7 +5,13 @@ from .augmentation_keys import add_augmentation_keys, check_augmentation
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file
 from .loading import merge_overrides, merge_yaml, read_settings
-from .training import check_evaluation, check_training, default_to_final_weights, number_of_classes
+from .training import (
+    check_evaluation,
+    check_shares,
+    check_training,
+    default_to_final_weights,
+    number_of_classes,
+)
 from .values import check_values
 
 __all__ = [
@@ -16,6 +22,7 @@ __all__ = [
     "attention_spec",
     "check_augmentation",
     "check_evaluation",
+    "check_shares",
     "check_training",
     "check_values",
     "config_file",

@@ -29,6 +29,27 @@ def check_training(cfg: CfgNode) -> None:
         )
 
 
+def check_shares(cfg: CfgNode, processes: int) -> None:
+    """Refuse a batch that the processes of a run cannot share.
+
+    Raises:
+        ConfigError: names the keys.
+    """
+    solver = cfg.SOLVER
+    reference = solver.REFERENCE_WORLD_SIZE
+    if reference not in (0, processes):  # batch and all are scaled from it
+        if solver.IMS_PER_BATCH % reference:
+            raise ConfigError(
+                f"SOLVER.REFERENCE_WORLD_SIZE {reference} must divide SOLVER.IMS_PER_BATCH "
+                f"{solver.IMS_PER_BATCH}"
+            )
+    elif solver.IMS_PER_BATCH % processes:
+        raise ConfigError(
+            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} cannot be shared by {processes} "
+            "processes: expected a multiple of their number"
+        )
+
+
 def number_of_classes(cfg: CfgNode) -> tuple[str, int]:
     """The key that the detector's head takes its number of classes from, and the number.
 

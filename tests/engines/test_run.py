@@ -91,3 +91,9 @@ def test_detectron2_refuses_mixed_precision_on_the_cpu(detectron2_engine, run, t
     with pytest.raises(ConfigError, match="SOLVER.AMP.ENABLED: .* MODEL.DEVICE is cpu"):
         run(detectron2_engine, tmp_path / "out", "SOLVER.AMP.ENABLED", "True")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(engine, run, tmp_path):
+    with pytest.raises(ConfigError, match="SOLVER.IMS_PER_BATCH 3 cannot be shared by 2"):
+        run(engine, tmp_path / "out", "SOLVER.IMS_PER_BATCH", "3", num_gpus=2)
+    assert not (tmp_path / "out").exists()

@@ -20,6 +20,7 @@ from ...checkpoints import load_configured
 from ...config import (
     ConfigError,
     check_evaluation,
+    check_shares,
     check_training,
     default_to_final_weights,
     number_of_classes,
@@ -56,6 +57,7 @@ def run(
             default_to_final_weights(cfg)
     else:
         check_training(cfg)
+        check_shares(cfg, processes.total)
     if cfg.SOLVER.AMP.ENABLED and not eval_only and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise ConfigError(
             "SOLVER.AMP.ENABLED: detectron2 has it on CUDA alone, and MODEL.DEVICE is "

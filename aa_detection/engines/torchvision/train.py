@@ -22,8 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ...checkpoints import Checkpoint, load_checkpoint, load_configured
 from ...config import (
-    ConfigError,
     check_evaluation,
+    check_shares,
     check_training,
     default_to_final_weights,
     number_of_classes,
@@ -72,6 +72,7 @@ def run(
             default_to_final_weights(cfg)
     else:
         check_training(cfg)
+        check_shares(cfg, processes.total)
     if cfg.MODEL.WEIGHTS and checkpoint is None:
         # into a model to throw away: what does not fit is to cost nothing
         weights, _ = load_configured(
@@ -91,11 +92,6 @@ def run(
     )
     require_usable(reports)
     scale_workers(cfg, processes.total)
-    if not eval_only and cfg.SOLVER.IMS_PER_BATCH % processes.total:
-        raise ConfigError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be shared by "
-            f"{processes.total} processes"
-        )
     return run_together(
         _worker,
         (cfg, datasets, reports, weights, checkpoint, resume, eval_only, processes),
@@ -232,11 +228,6 @@ def scale_workers(cfg: CfgNode, world_size: int) -> None:
     solver = cfg.SOLVER
     if solver.REFERENCE_WORLD_SIZE in (0, world_size):
         return
-    if solver.IMS_PER_BATCH % solver.REFERENCE_WORLD_SIZE:
-        raise ConfigError(
-            f"SOLVER.REFERENCE_WORLD_SIZE {solver.REFERENCE_WORLD_SIZE} must divide "
-            f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH}"
-        )
     scale = world_size / solver.REFERENCE_WORLD_SIZE
     solver.IMS_PER_BATCH = round(solver.IMS_PER_BATCH * scale)
     solver.BASE_LR *= scale

@@ -178,6 +178,7 @@ def compare(
 
     Raises:
         DatasetError: annotations or detections that cannot be used, or a file given twice.
+        ValueError: an arm without a run, or fewer than 100 resamples.
     """
     if min(len(a), len(b)) < 1 or resamples < 100:
         raise ValueError(
@@ -226,13 +227,18 @@ def precision_recall(
 
     Raises:
         DatasetError: annotations or detections that cannot be used.
+        ValueError: another `iou`.
     """
     coco = load_annotations(annotations)
     return RECALL_THRESHOLDS, mean_precision(match(coco, read_results(coco, run)), iou)
 
 
 def mean_precision(matches: Matches, iou: float) -> np.ndarray:
-    """(101,) precision at COCO's recalls in percent, the mean over the annotated classes."""
+    """(101,) precision at COCO's recalls in percent, the mean over the annotated classes.
+
+    Raises:
+        ValueError: as :func:`precision_recall`.
+    """
     thresholds = np.flatnonzero(np.isclose(IOU_THRESHOLDS, iou))
     if not len(thresholds):
         raise ValueError(f"expected an IoU of 0.5, 0.55, ... 0.95, got {iou}")

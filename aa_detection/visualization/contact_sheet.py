@@ -95,7 +95,11 @@ def draw_pairs(
     score_threshold: float = 0.5,
     max_images: int = 12,
 ) -> list[Pair]:
-    """The pairs of :func:`write_contact_sheet`, which has the arguments, in order of image ids."""
+    """The pairs of :func:`write_contact_sheet`, which has the arguments, in order of image ids.
+
+    Raises:
+        DatasetError: as there.
+    """
     dataset = _read_json(annotation_file)
     if not dataset["images"]:
         raise DatasetError(f"{annotation_file} has no images to show")
@@ -207,5 +211,5 @@ def _read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON: {error}") from error

@@ -4,44 +4,22 @@ Where the two differ in what a weight means (anchors, losses, strides, head), th
 detectron2's RetinaNet; everything else is torchvision's.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-import torchvision
 from fvcore.common.config import CfgNode
-from torch import Tensor, distributed, nn
-from torchvision.models import ResNet
+from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection._utils import BoxCoder, Matcher, _topk_min
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import (
-    FrozenBatchNorm2d,
-    batched_nms,
-    clip_boxes_to_image,
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-    sigmoid_focal_loss,
-)
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from ...config import attention_spec
-from ...config.attention_keys import name_key
-from ...models import augment
+from .backbone import build_backbone
+from .head import Head
 
-_STAGES = {"res3": "layer2", "res4": "layer3", "res5": "layer4"}
 _STRIDES = (8, 16, 32, 64, 128)
-_IOU_LOSSES = {
-    "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
-}
 
 
 def build_model(cfg: CfgNode) -> RetinaNet:
@@ -54,7 +32,7 @@ def build_model(cfg: CfgNode) -> RetinaNet:
         ConfigError: attention that cannot be built; names the key.
     """
     retinanet = cfg.MODEL.RETINANET
-    backbone = _build_backbone(cfg)
+    backbone = build_backbone(cfg)
     sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
     anchors = FixedStrideAnchors(
         sizes * len(_STRIDES) if len(sizes) == 1 else sizes,
@@ -175,182 +153,3 @@ class FixedStrideAnchors(AnchorGenerator):
             [level + self.offset * stride for level, stride in zip(levels, _STRIDES)]
         )
         return [anchors] * len(image_list.image_sizes)
-
-
-class Head(nn.Module):
-    """detectron2's RetinaNet head and losses, called as torchvision's RetinaNet calls its own."""
-
-    loss_normalizer: Tensor
-
-    def __init__(self, cfg: CfgNode, channels: int, num_anchors: int) -> None:
-        super().__init__()
-        retinanet = cfg.MODEL.RETINANET
-        norm = _norm(retinanet.NORM, cfg.MODEL.DEVICE)
-        self.num_classes = retinanet.NUM_CLASSES
-        self.cls_subnet = _tower(channels, retinanet.NUM_CONVS, norm)
-        self.bbox_subnet = _tower(channels, retinanet.NUM_CONVS, norm)
-        self.cls_score = _conv(channels, num_anchors * self.num_classes)
-        self.bbox_pred = _conv(channels, num_anchors * 4)
-        prior = retinanet.PRIOR_PROB
-        nn.init.constant_(self.cls_score.get_parameter("bias"), -math.log((1 - prior) / prior))
-        self.box_coder = BoxCoder(tuple(retinanet.BBOX_REG_WEIGHTS))
-        self.alpha = retinanet.FOCAL_LOSS_ALPHA
-        self.gamma = retinanet.FOCAL_LOSS_GAMMA
-        self.beta = retinanet.SMOOTH_L1_LOSS_BETA
-        self.iou_loss = _IOU_LOSSES.get(retinanet.BBOX_REG_LOSS_TYPE)
-        # moving average of the foreground anchors of a whole batch, all processes' shares of it; a
-        # buffer, so that it is resumed
-        self.register_buffer("loss_normalizer", torch.tensor(100.0))
-
-    def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """``cls_logits`` (N, anchors, classes) and ``bbox_regression`` (N, anchors, 4)."""
-        logits = [self.cls_score(self.cls_subnet(feature)) for feature in features]
-        deltas = [self.bbox_pred(self.bbox_subnet(feature)) for feature in features]
-        return {
-            "cls_logits": torch.cat([_per_anchor(x, self.num_classes) for x in logits], dim=1),
-            "bbox_regression": torch.cat([_per_anchor(x, 4) for x in deltas], dim=1),
-        }
-
-    def compute_loss(
-        self,
-        targets: list[dict[str, Tensor]],
-        head_outputs: dict[str, Tensor],
-        anchors: list[Tensor],
-        matched_idxs: list[Tensor],
-    ) -> dict[str, Tensor]:
-        """Sums over the batch's anchors, divided by a moving average of its foreground anchors.
-
-        With several processes each has its share of the batch, and the mean of their losses is the
-        batch's: training does not depend on the number of processes. (detectron2 averages in every
-        process by itself, which comes to the same after the average's first dozens of iterations.)
-        """
-        logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
-        matched = torch.stack(matched_idxs)  # (N, A)
-        foreground, considered = matched >= 0, matched != Matcher.BETWEEN_THRESHOLDS
-
-        classes = torch.zeros_like(logits)  # (N, A, num_classes)
-        matched_boxes = []
-        for i, target in enumerate(targets):
-            gt = matched[i, foreground[i]]
-            classes[i, foreground[i], target["labels"][gt]] = 1
-            matched_boxes.append(target["boxes"][gt])
-        loss_cls = sigmoid_focal_loss(
-            logits[considered], classes[considered], self.alpha, self.gamma, reduction="sum"
-        )
-
-        boxes = torch.cat(matched_boxes)
-        foreground_anchors = torch.stack(anchors)[foreground]
-        if self.iou_loss is None:
-            loss_box_reg = F.smooth_l1_loss(
-                deltas[foreground],
-                self.box_coder.encode_single(boxes, foreground_anchors),
-                reduction="sum",
-                beta=self.beta,
-            )
-        else:
-            predicted = self.box_coder.decode_single(deltas[foreground], foreground_anchors)
-            loss_box_reg = self.iou_loss(predicted, boxes, reduction="sum")
-
-        processes = 1
-        if self.training:
-            count = foreground.sum()
-            if distributed.is_initialized():
-                processes = distributed.get_world_size()
-                distributed.all_reduce(count)
-            self.loss_normalizer.mul_(0.9).add_(0.1 * count.clamp(min=1))
-        return {
-            "loss_cls": processes * loss_cls / self.loss_normalizer,
-            "loss_box_reg": processes * loss_box_reg / self.loss_normalizer,
-        }
-
-
-def _build_backbone(cfg: CfgNode) -> BackboneWithFPN:
-    resnets = cfg.MODEL.RESNETS
-    norm = _norm(resnets.NORM, cfg.MODEL.DEVICE)
-    # a wide group means nothing to a basic block, whose ResNets torchvision refuses them for
-    groups = {"groups": resnets.NUM_GROUPS, "width_per_group": resnets.WIDTH_PER_GROUP}
-    make_resnet = getattr(torchvision.models, f"resnet{resnets.DEPTH}")
-    resnet: ResNet = make_resnet(norm_layer=norm, **groups)
-    if resnets.STRIDE_IN_1X1 and resnets.DEPTH >= 50:
-        for stage in (resnet.layer2, resnet.layer3, resnet.layer4):
-            stage[0].conv1.stride, stage[0].conv2.stride = stage[0].conv2.stride, (1, 1)
-    _freeze(resnet, cfg.MODEL.BACKBONE.FREEZE_AT)
-    spec = attention_spec(cfg)
-    try:
-        if cfg.MODEL.BACKBONE.NAME == "build_retinanet_aa_resnet_fpn_backbone":
-            augment(resnet, spec)
-    except ValueError as error:
-        raise name_key(error) from None
-
-    channels = [resnets.RES2_OUT_CHANNELS * factor for factor in (2, 4, 8)]
-    out_channels = cfg.MODEL.FPN.OUT_CHANNELS
-    top = LastLevelP6P7(channels[-1], out_channels)
-    top.use_P5 = False  # torchvision guesses it from the channels, which may agree by chance
-    return BackboneWithFPN(
-        resnet,
-        {_STAGES[name]: name.replace("res", "p") for name in cfg.MODEL.FPN.IN_FEATURES},
-        channels,
-        out_channels,
-        top,
-        _norm(cfg.MODEL.FPN.NORM, cfg.MODEL.DEVICE),
-    )
-
-
-def _norm(name: str, device: str) -> Callable[[int], nn.Module] | None:
-    return {
-        "": None,
-        "FrozenBN": FrozenBatchNorm2d,
-        "BN": nn.BatchNorm2d,
-        # made so, not converted later: conversion would drop the hooks of attention; and there is
-        # no such norm for the CPU
-        "SyncBN": nn.SyncBatchNorm if device.startswith("cuda") else nn.BatchNorm2d,
-        "GN": partial(nn.GroupNorm, 32),
-    }[name]
-
-
-def _tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        conv = _conv(channels, channels)
-        layers += [conv, nn.ReLU()] if norm is None else [conv, norm(channels), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-    nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.get_parameter("bias"))
-    return conv
-
-
-def _per_anchor(x: Tensor, values: int) -> Tensor:
-    """``(N, anchors of a pixel * values, H, W)`` to ``(N, H * W * anchors of a pixel, values)``."""
-    return x.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3)
-
-
-def _freeze(resnet: ResNet, freeze_at: int) -> None:
-    """Stop the stem (1) and the stages up to `freeze_at` (2 … 5) from training, norms included."""
-    stages = [
-        [resnet.conv1, resnet.bn1],
-        [resnet.layer1],
-        [resnet.layer2],
-        [resnet.layer3],
-        [resnet.layer4],
-    ]
-    for stage in stages[:freeze_at]:
-        for module in stage:
-            module.requires_grad_(False)
-    if freeze_at >= 1:
-        resnet.bn1 = _frozen(resnet.bn1)
-    for stage in stages[1:freeze_at]:
-        for parent in stage[0].modules():
-            for name, child in parent.named_children():
-                setattr(parent, name, _frozen(child))
-
-
-def _frozen(module: nn.Module) -> nn.Module:
-    if not isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-        return module
-    frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
-    frozen.load_state_dict(module.state_dict())
-    return frozen

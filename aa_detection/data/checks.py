@@ -69,8 +69,9 @@ def check_dataset(
     start = time.perf_counter()
     with no_garbage_collection():
         try:
-            content = read_lists(dataset.annotation_file)
-            present = find_images(report, check.content(content, num_classes, train, masks))
+            # the content has no name here: what is freed in time the collector has not to walk
+            listed = check.content(read_lists(dataset.annotation_file), num_classes, train, masks)
+            present = find_images(report, listed)
         except DatasetError as error:
             report.add("annotation file", str(error))
             present = []

@@ -6,6 +6,7 @@ was interrupted goes on from its last checkpoint.
 """
 
 import contextlib
+import fcntl
 import gzip
 import json
 import math
@@ -112,6 +113,7 @@ class Runs:
             The runs that failed.
 
         Raises:
+            ConfigError: another process makes runs in this folder.
             KeyboardInterrupt, Interrupted: SIGINT or SIGTERM. What is running has been told to
                 leave a checkpoint and has ended; it goes on the next time.
         """
@@ -131,7 +133,7 @@ class Runs:
                 failed.append(run)
                 report(f"{run.name}: failed, see {self.work / run.name / 'output.txt'}")
 
-        with _sigterm_raises(), ThreadPoolExecutor(jobs) as pool:
+        with _alone_in(self.work), _sigterm_raises(), ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(make, run) for run in missing]
             try:
                 for future in futures:
@@ -203,6 +205,21 @@ class Runs:
 
     def _detections_path(self, run: Run) -> Path:
         return self.records / f"{run.name}.detections.json.gz"
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two processes that make the same run would write into each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:  # the system lets go of it however a process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another command makes its runs there; wait for it, or choose another "
+                "folder with --work"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

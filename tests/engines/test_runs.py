@@ -1,5 +1,6 @@
 """Runs of an experiment, with a program in place of the training that takes no time."""
 
+import fcntl
 import os
 import signal
 import threading
@@ -195,6 +196,16 @@ def test_a_signal_ends_the_processes(runs, plan, signum, error):
     assert told.read_text() == "once"
     assert not runs.records.exists()
     assert not (runs.work / "arm/seed2").exists()
+
+
+def test_a_folder_that_another_command_works_in_is_refused(runs, plan):
+    runs.work.mkdir()
+    with open(runs.work / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="work: another command makes its runs there"):
+            complete(runs, plan(1))
+    assert not runs.records.exists()
+    assert complete(runs, plan(1))[0] == []
 
 
 def test_environment_decides_the_threads(runs, plan, monkeypatch):

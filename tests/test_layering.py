@@ -22,6 +22,7 @@ LAYERS = (
     ("visualization",),
     ("reports",),
     ("engines",),
+    ("benchmarks",),
     ("tools",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

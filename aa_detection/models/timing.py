@@ -5,7 +5,7 @@ import multiprocessing
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +18,22 @@ LONG_S = 10.0  # a case that takes longer is run once
 # what is timed: called with True, it also computes gradients
 Case = Callable[[bool], None]
 T = TypeVar("T")
+Key = TypeVar("Key", bound=Hashable)
 
 
-def take_turns(cases: dict[str, Case], device: str) -> dict[str, dict[str, float]]:
+def without_gradients(run: Callable[[], Any]) -> Case:
+    """A case of what computes none: it does nothing where they are asked for."""
+
+    def case(gradients: bool) -> None:
+        if not gradients:
+            run()
+
+    return case
+
+
+def take_turns(cases: dict[Key, Case], device: str) -> dict[Key, dict[str, float]]:
     """Median milliseconds of every case, without and with gradients."""
-    seconds: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    seconds: dict[tuple[Key, bool], list[float]] = defaultdict(list)
     start = time.perf_counter()
     for turn in range(MAX_TURNS):
         if turn >= MIN_TURNS and time.perf_counter() - start > ENOUGH_S:

@@ -1,9 +1,6 @@
-import functools
-import importlib.util
+import importlib
 import logging
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +9,6 @@ from aa_detection.attention import BACKENDS
 from aa_detection.layers import GATES
 from aa_detection.models import CONVS
 
-ROOT = Path(__file__).resolve().parents[1]
-
 # the tests' tensors are small, and two processes that each use all cores wait for each other
 torch.set_num_threads(1)
 
@@ -21,15 +16,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def load_tool():
     """``load_tool(name)``: the module ``tools/<name>.py``; its ``main`` is the command."""
-
-    @functools.cache
-    def _load_tool(name):
-        spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return _load_tool
+    return lambda name: importlib.import_module(f"aa_detection.tools.{name}")
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ import torch
 import torchvision
 from torch import nn
 
-from aa_detection.config import ConfigError
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.command import ENGINE_OPTION, OVERRIDES, run_command
+from aa_detection.engines import load_engine
 from aa_detection.models import classification
 from aa_detection.models.analysis import Analysis, DensePart, analyze
 from aa_detection.models.wide_resnet import WideResNet
@@ -157,30 +157,33 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", metavar="FILE", help="YAML configuration of a detector")
     what.add_argument("--table", action="store_true", help="all networks of the papers")
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
-        "--size", type=int, nargs=2, default=(640, 640), metavar=("H", "W"), help="of the image"
+        "--size",
+        type=int,
+        nargs=2,
+        default=(640, 640),
+        metavar=("H", "W"),
+        help="of the image in pixels (default: 640 640)",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)
     if min(args.size) < 1:
         parser.error(f"--size must be positive, got {args.size}")
     return args
 
 
+def run(args: argparse.Namespace) -> None:
+    if args.table:
+        print(table(args.engine))
+    else:
+        size = tuple(args.size)
+        print(report(analyze_config(args.engine, args.config_file, args.opts, size), size))
+
+
 def main(argv: list[str] | None = None, prog: str = "analyze_model.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv, prog)
-    try:
-        if args.table:
-            print(table(args.engine))
-        else:
-            size = tuple(args.size)
-            print(report(analyze_config(args.engine, args.config_file, args.opts, size), size))
-    except ConfigError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    return run_command(prog, run, parse_args(argv, prog))
 
 
 if __name__ == "__main__":

@@ -14,16 +14,16 @@ something does, 2 where the command itself cannot be used.
 import argparse
 import sys
 
+from aa_detection.command import ENGINE_OPTION, OVERRIDES, run_command
 from aa_detection.config import ConfigError, number_of_classes
 from aa_detection.data import (
     CocoDataset,
-    DatasetError,
     DatasetReport,
     check_datasets,
     get_coco_dataset,
     register_coco_dataset,
 )
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines import load_engine
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
@@ -34,19 +34,19 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     for split in ("train", "val"):
         parser.add_argument(f"--{split}-json", metavar="FILE", help="COCO-format annotations")
-        parser.add_argument(f"--{split}-images", metavar="FOLDER")
+        parser.add_argument(f"--{split}-images", metavar="FOLDER", help="of their images")
     parser.add_argument(
         "--config-file",
         metavar="FILE",
         help="YAML configuration: its number of classes, and its DATASETS where none is given",
     )
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--skip-images",
         action="store_true",
         help="do not open the image files (they are looked for all the same)",
     )
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)
     for split in ("train", "val"):
         if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
@@ -58,27 +58,22 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None, prog: str = "check_dataset.py") -> int:
-    """Run the command line; returns the exit status."""
-    args = parse_args(argv, prog)
-    try:
-        cfg = None
-        if args.config_file:
-            cfg = load_engine(args.engine).load_config(args.config_file, args.opts)
-        datasets: dict[str, list[CocoDataset]] = {}
-        for split, key in (("train", "TRAIN"), ("val", "TEST")):
-            annotations = getattr(args, f"{split}_json")
-            if annotations:
-                images = getattr(args, f"{split}_images")
-                datasets[key] = [register_coco_dataset(f"custom_{split}", annotations, images)]
-            else:
-                names = cfg.DATASETS[key] if cfg is not None else ()
-                datasets[key] = [get_coco_dataset(name) for name in names]
-        if not any(datasets.values()):
-            raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are empty; name a dataset")
-    except (ConfigError, DatasetError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
+def run(args: argparse.Namespace) -> int:
+    """0 where nothing hinders training, else 1."""
+    cfg = None
+    if args.config_file:
+        cfg = load_engine(args.engine).load_config(args.config_file, args.opts)
+    datasets: dict[str, list[CocoDataset]] = {}
+    for split, key in (("train", "TRAIN"), ("val", "TEST")):
+        annotations = getattr(args, f"{split}_json")
+        if annotations:
+            images = getattr(args, f"{split}_images")
+            datasets[key] = [register_coco_dataset(f"custom_{split}", annotations, images)]
+        else:
+            names = cfg.DATASETS[key] if cfg is not None else ()
+            datasets[key] = [get_coco_dataset(name) for name in names]
+    if not any(datasets.values()):
+        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are empty; name a dataset")
     reports = check_datasets(
         datasets["TRAIN"],
         datasets["TEST"],
@@ -105,6 +100,11 @@ def show(report: DatasetReport) -> None:
             print(f"    {finding}")
     opened = f", images opened in {report.image_seconds:.1f} s" if report.image_seconds else ""
     print(f"  checked in {report.seconds:.2f} s{opened}")
+
+
+def main(argv: list[str] | None = None, prog: str = "check_dataset.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    return run_command(prog, run, parse_args(argv, prog))
 
 
 if __name__ == "__main__":

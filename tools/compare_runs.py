@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from aa_detection.command import run_command
 from aa_detection.data import DatasetError
 from aa_detection.evaluation import PUBLISHED, Comparison, compare
 from aa_detection.visualization.comparison_plots import write_comparison_plots
@@ -37,16 +38,30 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         "the word may be left out between two files",
     )
     parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO's format")
-    parser.add_argument("--names", nargs=2, default=("A", "B"), metavar=("A", "B"))
-    parser.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the images")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples")
+    parser.add_argument(
+        "--names",
+        nargs=2,
+        default=("A", "B"),
+        metavar=("A", "B"),
+        help="of what is compared, for the tables (default: A B)",
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="of the images (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
     parser.add_argument(
         "--published",
         choices=PUBLISHED,
         metavar="CONFIG",
         help="put the paper's gain of A over its plain twin beside: " + ", ".join(PUBLISHED),
     )
-    parser.add_argument("--output", type=Path, default=Path("output/comparison"), metavar="DIR")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/comparison"),
+        metavar="DIR",
+        help="where the files go (default: output/comparison)",
+    )
     args = parser.parse_intermixed_args(argv)
     if SEPARATOR in args.runs:
         at = args.runs.index(SEPARATOR)
@@ -77,34 +92,21 @@ def write(comparison: Comparison, folder: Path) -> None:
             file.replace(folder / file.name)
 
 
-def main(argv: list[str] | None = None, prog: str = "compare_runs.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv, prog)
+def run(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        _check_writable(args.output)
-        comparison = compare(
-            args.annotations,
-            args.a,
-            args.b,
-            names=tuple(args.names),
-            resamples=args.resamples,
-            seed=args.seed,
-            published=PUBLISHED.get(args.published),
-        )
-        write(comparison, args.output)
-    except DatasetError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{prog}: {args.output} cannot be written: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
+    _check_writable(args.output)
+    comparison = compare(
+        args.annotations,
+        args.a,
+        args.b,
+        names=tuple(args.names),
+        resamples=args.resamples,
+        seed=args.seed,
+        published=PUBLISHED.get(args.published),
+    )
+    write(comparison, args.output)
     print(comparison.to_markdown())
     print(f"written to {args.output}")
-    return 0
 
 
 def _check_writable(folder: Path) -> None:
@@ -114,6 +116,12 @@ def _check_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise DatasetError(f"--output {folder}: {existing} is not a folder that can be written to")
+
+
+def main(argv: list[str] | None = None, prog: str = "compare_runs.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

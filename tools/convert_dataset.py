@@ -12,9 +12,10 @@ and validation do not show the same ones, name them all with --classes.
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
-from aa_detection.data import DatasetError
+from aa_detection.command import run_command
 from aa_detection.data.conversion import convert_voc, convert_yolo
 
 
@@ -27,26 +28,54 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     formats = parser.add_subparsers(dest="format", required=True)
     for name in ("voc", "yolo"):
         options = formats.add_parser(name)
-        options.add_argument("--images", type=Path, required=True, metavar="FOLDER")
-        options.add_argument("--annotations", type=Path, required=True, metavar="FOLDER")
-        options.add_argument("--output", type=Path, required=True, metavar="FILE")
+        options.add_argument(
+            "--images",
+            type=Path,
+            required=True,
+            metavar="FOLDER",
+            help="all are taken, annotated or not",
+        )
+        options.add_argument(
+            "--annotations",
+            type=Path,
+            required=True,
+            metavar="FOLDER",
+            help="a file an image, of its name",
+        )
+        options.add_argument(
+            "--output",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="the COCO annotation file to write",
+        )
         if name == "voc":
-            options.add_argument("--image-set", type=Path, metavar="FILE", help="images to take")
-            options.add_argument("--classes", nargs="+", default=(), metavar="NAME")
+            options.add_argument(
+                "--image-set",
+                type=Path,
+                metavar="FILE",
+                help="a list of the images to take (default: all)",
+            )
+            options.add_argument(
+                "--classes",
+                nargs="+",
+                default=(),
+                metavar="NAME",
+                help="all of them, in order (default: those found, sorted)",
+            )
         else:
-            options.add_argument("--names", type=Path, required=True, metavar="FILE", help="YAML")
+            options.add_argument(
+                "--names",
+                type=Path,
+                required=True,
+                metavar="FILE",
+                help="YAML with the names of the classes",
+            )
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None, prog: str = "convert_dataset.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = vars(parse_args(argv, prog))
-    convert = {"voc": convert_voc, "yolo": convert_yolo}[args.pop("format")]
-    try:
-        report = convert(**args)
-    except DatasetError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
+def run(format: str, **options) -> None:
+    report = {"voc": convert_voc, "yolo": convert_yolo}[format](**options)
     summary = report.summary
     print(
         f"{report.dataset.annotation_file}: {summary.images} images, {summary.annotations} "
@@ -54,7 +83,12 @@ def main(argv: list[str] | None = None, prog: str = "convert_dataset.py") -> int
     )
     for finding in report.warnings:
         print(f"warning: {finding}")
-    return 0
+
+
+def main(argv: list[str] | None = None, prog: str = "convert_dataset.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    command = partial(run, **vars(parse_args(argv, prog)))
+    return run_command(prog, command, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

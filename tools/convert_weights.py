@@ -14,6 +14,7 @@ import sys
 
 from aa_detection.checkpoints import convert, read_checkpoint, write_weights
 from aa_detection.checkpoints.converting import LAYOUTS
+from aa_detection.command import run_command
 from aa_detection.config import ConfigError
 
 
@@ -40,26 +41,22 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None, prog: str = "convert_weights.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv, prog)
-    try:
-        if os.path.realpath(args.input) == os.path.realpath(args.output):
-            raise ConfigError(f"{args.output}: OUTPUT must be another file than INPUT")
-        checkpoint = read_checkpoint(args.input, allow_pickle=args.allow_pickle)
-        weights, about = convert(checkpoint, args.to)
-        write_weights(args.output, weights, about)
-    except ConfigError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted; nothing was written", file=sys.stderr)
-        return 130
+def run(args: argparse.Namespace) -> None:
+    if os.path.realpath(args.input) == os.path.realpath(args.output):
+        raise ConfigError(f"{args.output}: OUTPUT must be another file than INPUT")
+    checkpoint = read_checkpoint(args.input, allow_pickle=args.allow_pickle)
+    weights, about = convert(checkpoint, args.to)
+    write_weights(args.output, weights, about)
     print(
         f"{args.output}: {len(weights)} tensors, {sum(w.numel() for w in weights.values()):,} "
         f"numbers, by {args.to}'s names (the input has {checkpoint.layout}'s)"
     )
-    return 0
+
+
+def main(argv: list[str] | None = None, prog: str = "convert_weights.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

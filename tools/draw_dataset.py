@@ -11,7 +11,7 @@ files. Configs find it as aa_sample_train, aa_sample_val, aa_context_train and a
 import argparse
 import sys
 
-from aa_detection.data import DatasetError
+from aa_detection.command import run_command
 from aa_detection.data.context import CONTEXT
 from aa_detection.data.sample import SAMPLE
 
@@ -24,33 +24,33 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         description=__doc__.replace("draw_dataset.py", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", choices=DATASETS)
+    parser.add_argument("dataset", choices=DATASETS, help="which")
     parser.add_argument(
         "--root",
         metavar="FOLDER",
         help="where to write the folder aa_DATASET (default: $DETECTRON2_DATASETS, or datasets)",
     )
-    parser.add_argument("--num-train", type=int, default=320, metavar="N")
-    parser.add_argument("--num-val", type=int, default=80, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--num-train", type=int, default=320, metavar="N", help="images (default: 320)"
+    )
+    parser.add_argument("--num-val", type=int, default=80, metavar="N", help="images (default: 80)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="what they are drawn from (default: 0)"
+    )
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None, prog: str = "draw_dataset.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv, prog)
-    try:
-        folder = DATASETS[args.dataset].write(
-            args.root, num_train=args.num_train, num_val=args.num_val, seed=args.seed
-        )
-    except DatasetError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted; nothing was written", file=sys.stderr)
-        return 130
+def run(args: argparse.Namespace) -> None:
+    folder = DATASETS[args.dataset].write(
+        args.root, num_train=args.num_train, num_val=args.num_val, seed=args.seed
+    )
     print(f"{args.dataset} dataset: {args.num_train} + {args.num_val} images in {folder}")
-    return 0
+
+
+def main(argv: list[str] | None = None, prog: str = "draw_dataset.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

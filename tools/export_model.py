@@ -12,9 +12,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from aa_detection.config import ConfigError
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.command import ENGINE_OPTION, OVERRIDES, run_command
+from aa_detection.engines import load_engine
 from aa_detection.export import FORMATS, DisagreementError, check_target, export_backbone
+from aa_detection.training.failures import RunError
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
@@ -24,29 +25,24 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML configuration")
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="of the file")
     parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys to override, at the end of the command",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="to write; an existing one is replaced",
     )
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument("opts", **OVERRIDES)
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None, prog: str = "export_model.py") -> int:
-    """Run the command line.
-
-    Returns:
-        2 for input that cannot be used, 1 where the file does not agree with the network.
-    """
-    args = parse_args(argv, prog)
+def run(args: argparse.Namespace) -> None:
+    check_target(args.output, args.format)
+    engine = load_engine(args.engine)
+    cfg = engine.load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
     try:
-        check_target(args.output, args.format)
-        engine = load_engine(args.engine)
-        cfg = engine.load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
         export_backbone(
             engine.load_model(cfg).backbone,
             args.output,
@@ -56,17 +52,15 @@ def main(argv: list[str] | None = None, prog: str = "export_model.py") -> int:
             input_format=cfg.INPUT.FORMAT,
             report=print,
         )
-    except ConfigError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
     except DisagreementError as error:
-        print(f"{prog}: {error}; nothing was written", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted; nothing was written", file=sys.stderr)
-        return 130
+        raise RunError(f"{error}; nothing was written") from None
     print(f"{args.output}: written")
-    return 0
+
+
+def main(argv: list[str] | None = None, prog: str = "export_model.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

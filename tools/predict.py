@@ -10,9 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aa_detection.config import ConfigError
-from aa_detection.data import DatasetError
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.command import ENGINE_OPTION, OVERRIDES, run_command
+from aa_detection.engines import load_engine
 from aa_detection.evaluation.categories import find_categories
 from aa_detection.visualization.predictions import Predictions, predict
 from aa_detection.visualization.sources import find_sources
@@ -34,10 +33,23 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
     )
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
-    parser.add_argument("--output", default="predictions", metavar="FOLDER")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S")
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N")
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument(
+        "--output",
+        default="predictions",
+        metavar="FOLDER",
+        help="of the copies and detections.json (default: predictions)",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="detections below are left out, from 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)"
+    )
     parser.add_argument(
         "--bfloat16",
         action="store_true",
@@ -46,12 +58,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
     )
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys to override at the end of the command: MODEL.WEIGHTS, MODEL.DEVICE, …",
-    )
+    parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
@@ -94,15 +101,8 @@ def run(args: argparse.Namespace, prog: str) -> int:
 
 
 def main(argv: list[str] | None = None, prog: str = "predict.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv, prog)
-    try:
-        return run(args, prog)
-    except (ConfigError, DatasetError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"{prog}: {error.filename}: {error.strerror}", file=sys.stderr)
-    return 2
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    return run_command(prog, run, parse_args(argv, prog), prog)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aa_detection.command import ENGINE_OPTION, run_command
 from aa_detection.config import ConfigError
 from aa_detection.data import CocoDataset, DatasetError, get_coco_dataset
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines import load_engine
 from aa_detection.evaluation import Detector
 from aa_detection.reports.runs import Run, read_run
 from aa_detection.training.files import atomic_write
@@ -26,11 +27,15 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         "--output", metavar="FILE", help="the page; default: report.html in the first OUTPUT_DIR"
     )
     parser.add_argument("--val-json", metavar="FILE", help="in place of the config's test dataset")
-    parser.add_argument("--val-images", metavar="FOLDER")
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S")
+    parser.add_argument("--val-images", metavar="FOLDER", help="of its images")
     parser.add_argument(
-        "--engine", choices=("auto", *ENGINES), default="auto", help="what attention is shown with"
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="of the detections that are shown, from 0 to 1 (default: 0.5)",
     )
+    parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--no-attention", action="store_true", help="leave the weights alone, which takes seconds"
     )
@@ -40,7 +45,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     return args
 
 
-def write_report(args: argparse.Namespace) -> Path:
+def write_report(args: argparse.Namespace) -> None:
     try:
         from aa_detection.reports.page import report_page
     except ModuleNotFoundError as error:
@@ -59,7 +64,7 @@ def write_report(args: argparse.Namespace) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write(page)
-    return path
+    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def name_apart(runs: Sequence[Run]) -> list[Run]:
@@ -101,21 +106,9 @@ def _load_detector(run: Run, engine_name: str) -> Detector:
 
 
 def main(argv: list[str] | None = None, prog: str = "report.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
+    """Run the command line; the exit status is :func:`run_command`'s."""
     args = parse_args(argv, prog)
-    try:
-        path = write_report(args)
-    except (ConfigError, DatasetError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{prog}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
-    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    return 0
+    return run_command(prog, write_report, args, interrupted="interrupted; nothing was written")
 
 
 if __name__ == "__main__":

@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from aa_detection.config import ConfigError
-from aa_detection.data import DatasetError
+from aa_detection.command import ENGINE_OPTION, run_command
 from aa_detection.data.context import CONTEXT
 from aa_detection.data.drawn import DrawnDataset
 from aa_detection.data.sample import SAMPLE
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines import load_engine
 from aa_detection.engines.runs import Run, Runs
 from aa_detection.evaluation import compare
 from aa_detection.training.interrupt import Interrupted
@@ -149,13 +148,19 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         metavar="N,N",
         help=f"default: {','.join(map(str, SEEDS))}",
     )
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument(
-        "--records", type=Path, default=Path("docs/gains"), help="what is kept of the runs"
+        "--records",
+        type=Path,
+        default=Path("docs/gains"),
+        help="what is kept of the runs (default: docs/gains)",
     )
     parser.add_argument(
-        "--work", type=Path, default=Path("output/gains"), help="datasets, logs and checkpoints"
+        "--work",
+        type=Path,
+        default=Path("output/gains"),
+        help="datasets, logs and checkpoints (default: output/gains)",
     )
     parser.add_argument(
         "opts",
@@ -169,49 +174,47 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     return args
 
 
-def main(argv: list[str] | None = None, prog: str = "reproduce_gains.py") -> int:
-    """Run the command line; exit status 2 for unusable input, 1 for a run that failed."""
-    args = parse_args(argv, prog)
-    try:
-        engine = load_engine(args.engine).__name__.rpartition(".")[2]
-        runs = Runs(ROOT / "tools/train_net.py", engine, args.records, args.work)
-        root = (args.work / "datasets").resolve()
-        plans = {
-            name: {
-                arm: [EXPERIMENTS[name].run(arm, seed, args.opts, root) for seed in args.seeds]
-                for arm in args.arms
-            }
-            for name in args.datasets
-        }
-        # a seed of every arm before the next: what is there so far can be compared
-        order = [
-            plans[name][arm][number]
-            for name in args.datasets
-            for number in range(len(args.seeds))
+def run(args: argparse.Namespace, prog: str) -> int:
+    """0; 1 where a run failed; 130 and 143 where they were interrupted. The table is of what is."""
+    engine = load_engine(args.engine).__name__.rpartition(".")[2]
+    runs = Runs(ROOT / "tools/train_net.py", engine, args.records, args.work)
+    root = (args.work / "datasets").resolve()
+    plans = {
+        name: {
+            arm: [EXPERIMENTS[name].run(arm, seed, args.opts, root) for seed in args.seeds]
             for arm in args.arms
-        ]
-        folders = {name: EXPERIMENTS[name].write(root) for name in args.datasets}
-        status = 0
-        try:
-            if runs.complete(order, jobs=args.jobs, report=lambda line: print(line, flush=True)):
-                status = 1
-        except (KeyboardInterrupt, Interrupted) as end:
-            print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
-            status = 128 + getattr(end, "signum", signal.SIGINT)
-        lines = []
-        for name in args.datasets:
-            lines += table(runs, name, plans[name], folders[name] / "annotations/val.json")
-        text = "\n".join(lines)
-        print(text)
-        args.records.mkdir(parents=True, exist_ok=True)
-        (args.records / "table.md").write_text(text, encoding="utf-8")
-    except (ConfigError, DatasetError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted before the runs began", file=sys.stderr)
-        return 130
+        }
+        for name in args.datasets
+    }
+    # a seed of every arm before the next: what is there so far can be compared
+    order = [
+        plans[name][arm][number]
+        for name in args.datasets
+        for number in range(len(args.seeds))
+        for arm in args.arms
+    ]
+    folders = {name: EXPERIMENTS[name].write(root) for name in args.datasets}
+    status = 0
+    try:
+        if runs.complete(order, jobs=args.jobs, report=lambda line: print(line, flush=True)):
+            status = 1
+    except (KeyboardInterrupt, Interrupted) as end:
+        print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
+        status = 128 + getattr(end, "signum", signal.SIGINT)
+    lines = []
+    for name in args.datasets:
+        lines += table(runs, name, plans[name], folders[name] / "annotations/val.json")
+    text = "\n".join(lines)
+    print(text)
+    args.records.mkdir(parents=True, exist_ok=True)
+    (args.records / "table.md").write_text(text, encoding="utf-8")
     return status
+
+
+def main(argv: list[str] | None = None, prog: str = "reproduce_gains.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, prog, interrupted="interrupted before the runs began")
 
 
 if __name__ == "__main__":

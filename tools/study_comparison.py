@@ -255,9 +255,15 @@ def main(argv: list[str] | None = None, prog: str = "study_comparison.py") -> in
         description=__doc__.replace("study_comparison.py", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("study", choices=STUDIES, help="see above")
     parser.add_argument("--simulations", type=int, metavar="N", help="default: by the study")
-    parser.add_argument("--output", type=Path, default=Path("docs/comparison"), metavar="DIR")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("docs/comparison"),
+        metavar="DIR",
+        help="where the rows are kept (default: docs/comparison)",
+    )
     args = parser.parse_args(argv)
     study, simulations = STUDIES[args.study]
     if args.simulations is not None and args.simulations < 1:

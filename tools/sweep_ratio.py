@@ -15,7 +15,6 @@ not made again, and what was interrupted goes on.
 import argparse
 import json
 import platform
-import signal
 import statistics
 import sys
 from dataclasses import dataclass
@@ -24,14 +23,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from aa_detection.command import ENGINE_OPTION, run_command
 from aa_detection.config import ConfigError
-from aa_detection.data import DatasetError
 from aa_detection.data.context import CONTEXT
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines import load_engine
 from aa_detection.engines.runs import Run, Runs
 from aa_detection.models.analysis import DensePart, analyze
 from aa_detection.models.timing import Case, in_fresh_process, peak_memory, take_turns
-from aa_detection.training.interrupt import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAINED = ROOT / "configs/gains/context_R18.yaml"
@@ -309,15 +307,33 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     for name, function in (("train", train), ("cost", cost), ("report", report)):
         command = commands.add_parser(name)
         command.set_defaults(function=function)
-        command.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
-        command.add_argument("--records", type=Path, default=Path("docs/sweep"), metavar="DIR")
+        command.add_argument("--engine", **ENGINE_OPTION)
+        command.add_argument(
+            "--records",
+            type=Path,
+            default=Path("docs/sweep"),
+            metavar="DIR",
+            help="what is kept (default: docs/sweep)",
+        )
         if name == "cost":
-            command.add_argument("--device", default="cpu")
             command.add_argument(
-                "--size", type=parse_size, default=(640, 640), metavar="HxW", help="of the image"
+                "--device", default="cpu", help="cpu, or cuda for the GPU (default: cpu)"
+            )
+            command.add_argument(
+                "--size",
+                type=parse_size,
+                default=(640, 640),
+                metavar="HxW",
+                help="of the image in pixels (default: 640x640)",
             )
             continue
-        command.add_argument("--work", type=Path, default=Path("output/sweep"), metavar="DIR")
+        command.add_argument(
+            "--work",
+            type=Path,
+            default=Path("output/sweep"),
+            metavar="DIR",
+            help="datasets, logs and checkpoints (default: output/sweep)",
+        )
         command.add_argument(
             "--seeds",
             type=numbers,
@@ -325,7 +341,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             metavar="N,N",
             help=f"default: {','.join(map(str, SEEDS))}",
         )
-        command.add_argument("--jobs", type=int, default=1, help="runs at a time")
+        command.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
         command.add_argument(
             "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for all runs"
         )
@@ -333,16 +349,10 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None, prog: str = "sweep_ratio.py") -> int:
-    """Run the command line; exit status 2 for unusable input, 1 for a run that failed."""
+    """Run the command line; the exit status is :func:`run_command`'s."""
     args = parse_args(argv, prog)
-    try:
-        return args.function(args)
-    except (ConfigError, DatasetError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Interrupted) as end:
-        print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
-        return 128 + getattr(end, "signum", signal.SIGINT)
+    goes_on = "interrupted; the same command continues"
+    return run_command(prog, args.function, args, interrupted=goes_on)
 
 
 if __name__ == "__main__":

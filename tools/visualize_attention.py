@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from aa_detection.command import ENGINE_OPTION, OVERRIDES, run_command
 from aa_detection.config import ConfigError
-from aa_detection.data import DatasetError, read_image
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.data import read_image
+from aa_detection.engines import load_engine
 from aa_detection.evaluation.categories import find_categories
 from aa_detection.training.files import atomic_write
 from aa_detection.visualization.attention_figure import attention_figure
@@ -27,11 +28,11 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", required=True, metavar="IMAGE")
+    parser.add_argument("--input", required=True, metavar="IMAGE", help="the picture")
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
     )
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto")
+    parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--query",
         type=float,
@@ -41,17 +42,23 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         help="a point in pixels of the picture, may be repeated; "
         "default: the centres of the detections",
     )
-    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="S")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="of the detections to ask about, from 0 to 1 (default: 0.5)",
+    )
     parser.add_argument(
         "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
     )
-    parser.add_argument("--output", default="attention", metavar="FOLDER")
     parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys to override at the end of the command: MODEL.WEIGHTS, MODEL.DEVICE, …",
+        "--output",
+        default="attention",
+        metavar="FOLDER",
+        help="where the files go (default: attention)",
     )
+    parser.add_argument("opts", **OVERRIDES)
     return parser.parse_args(argv)
 
 
@@ -95,17 +102,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None, prog: str = "visualize_attention.py") -> int:
-    """Run the command line; the exit status is 2 for input that cannot be used."""
-    args = parse_args(argv, prog)
-    try:
-        run(args)
-    except (ConfigError, DatasetError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{prog}: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    return 0
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    return run_command(prog, run, parse_args(argv, prog))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ def test_without_matplotlib(command, tmp_path, capsys, monkeypatch):
         (["a0.json", "copy of a0.json"], "val.json", ["copy of a0.json", "same"]),
         (["b0.json", "vs", "a0.json", "copy of a0.json"], "val.json", ["copy of a0.json"]),
         (["a0.json", "broken.json"], "val.json", ["broken.json", "not JSON"]),
-        (["a0.json", "val.json"], "val.json", ["val.json", "list of detections"]),
+        (["a0.json", "val.json"], "val.json", ["val.json", "no 'score'"]),
         (["a0.json", "nowhere.json"], "val.json", ["nowhere.json", "No such file"]),
         (["a0.json", "b0.json"], "nowhere.json", ["nowhere.json", "does not exist"]),
         (["a0.json", "b0.json"], "a1.json", ["a1.json", "not in COCO's format"]),

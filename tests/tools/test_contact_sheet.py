@@ -1,6 +1,5 @@
 """The command line draws what the function draws, and names what it cannot draw in one line."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -15,11 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("sheet", ROOT / "tools/contact_sheet.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("contact_sheet").main
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The command line: both datasets, and what stands where one should be written."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -10,11 +9,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("draw_dataset", ROOT / "tools/draw_dataset.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(load_tool):
+    return load_tool("draw_dataset").main
 
 
 @pytest.mark.parametrize("name", ["sample", "context"])

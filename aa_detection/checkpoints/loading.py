@@ -11,8 +11,7 @@ from ..models.weights import BOOKKEEPING, LoadReport, fit_weights, load_fitting
 from .names import detectron2_name
 from .reading import Checkpoint
 
-# a ResNet alone, and the parts of a model that are one
-_RESNET = re.compile(r"(?:stem|res[2-5])\.")
+# the parts of a model that are a ResNet's
 _IN_RESNET = re.compile(r"(?:^|\.)(?:stem|res[2-5])\.")
 _BLOCK = re.compile(r"(?:^|\.)res2\.0\.")
 # torchvision's detectors have a class for each of COCO's category ids, 0 for none; these are not
@@ -49,8 +48,7 @@ def load_checkpoint(
             places[name[found.start() :].lstrip(".")] = model_name
     weights = {}
     for name, tensor in checkpoint.weights.items():
-        placed = places.get(name) if _RESNET.match(name) else None
-        weights[names.get(name) or placed or name] = tensor
+        weights[names.get(name) or places.get(name) or name] = tensor
     chosen = _choose_coco_classes(checkpoint, own, weights)
 
     fitting, report = fit_weights(model, weights)

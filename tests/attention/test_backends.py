@@ -99,6 +99,21 @@ def test_half_precision(random_inputs, backend, dtype, error):
         assert (x.double() - y).abs().max() <= error * y.abs().max()
 
 
+def test_blocked_adds_up_the_images_gradients_in_single_precision(random_inputs):
+    """In bfloat16, beside the first image's, the others' gradients of the tables would be lost."""
+    inputs = [x.detach() for x in random_inputs(1, 1, 3, 4, dtype=torch.bfloat16)]
+    valid_size = torch.tensor([[3, 4]] + 32 * [[3, 3], [3, 4]])  # no two in a row of one size
+    weight = torch.tensor([256.0] + 64 * [1.0]).view(-1, 1, 1, 1, 1)
+    results = []
+    for dtype, backend in ((torch.bfloat16, "blocked"), (torch.float64, "dense")):
+        maps = [x.to(dtype).expand(65, -1, -1, -1, -1) for x in inputs[:3]]
+        tables = [x.to(dtype).requires_grad_() for x in inputs[3:]]
+        out = relative_attention_2d(*maps, *tables, valid_size=valid_size, backend=backend)
+        results.append(torch.autograd.grad((out * weight.to(dtype)).sum(), tables))
+    for found, expected in zip(*results):
+        assert (found.double() - expected).abs().max() <= 2**-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_half_precision_does_not_reach_the_softmax(random_inputs, backend):
     """Logits that bfloat16 cannot tell apart: 1000 and 1001."""

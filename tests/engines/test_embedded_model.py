@@ -105,6 +105,38 @@ def test_losses_are_detectron2s(both, overrides):
             torch.testing.assert_close(losses[name], their_losses[name], rtol=1e-4, atol=1e-6)
 
 
+def test_losses_without_any_object_are_detectron2s(both):
+    from detectron2.structures import Boxes, Instances
+    from detectron2.utils.events import EventStorage
+
+    ours, theirs = (model.train() for model in both())
+    image = torch.randint(0, 256, (3, 64, 90)).float()
+    nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    instances = Instances((64, 90), gt_boxes=Boxes(nothing["boxes"]), gt_classes=nothing["labels"])
+    for _ in range(2):  # the normaliser moves towards one object, not none
+        losses = ours([image], [nothing])
+        with EventStorage():
+            expected = theirs([{"image": image, "instances": instances}])
+        assert losses["loss_box_reg"] == expected["loss_box_reg"] == 0
+        torch.testing.assert_close(losses["loss_cls"], expected["loss_cls"], rtol=1e-4, atol=1e-6)
+    assert float(ours.head.loss_normalizer) == pytest.approx(theirs.loss_normalizer)
+
+
+def test_a_head_starts_as_detectron2s(tiny_config, torchvision_engine, detectron2_engine):
+    """Its weights by their spread, its biases, the prior of an object among them, exactly."""
+    from detectron2.modeling import build_model
+
+    torch.manual_seed(0)
+    ours = torchvision_engine.build_model(tiny_config(torchvision_engine)).head
+    theirs = build_model(tiny_config(detectron2_engine)).head
+    weights = {name: p for name, p in theirs.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        if parameter.ndim > 1:
+            assert float(parameter.std()) == pytest.approx(float(weights[name].std()), rel=0.05)
+        else:
+            torch.testing.assert_close(parameter, weights[name])
+
+
 @VARIANTS
 def test_names_there_and_back(tiny_config, torchvision_engine, overrides):
     model = torchvision_engine.build_model(tiny_config(torchvision_engine, *overrides))
@@ -161,6 +193,12 @@ def test_freezing(tiny_config, torchvision_engine, detectron2_engine, freeze_at)
     theirs = build_model(tiny_config(detectron2_engine, *overrides))
     trained = {detectron2_name(name) for name, p in ours.named_parameters() if p.requires_grad}
     assert trained == {name for name, p in theirs.named_parameters() if p.requires_grad}
+    # weights that are no parameters are a frozen norm's: its statistics stay as well
+    frozen = [
+        {detectron2_name(name) for name, _ in model.named_buffers() if name.endswith("weight")}
+        for model in (ours, theirs)
+    ]
+    assert frozen[0] == frozen[1] and bool(frozen[0]) == bool(freeze_at)
 
 
 @pytest.mark.parametrize(

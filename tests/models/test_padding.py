@@ -88,9 +88,7 @@ def test_features_alone_for_other_stages_and_pools(build, randomise_norms, optio
 @pytest.mark.parametrize(
     ("conv", "gate"), [("aw", ""), ("", "se"), ("", "cbam"), ("aw", "cbam"), ("aa", "se")]
 )
-@pytest.mark.parametrize(
-    ("framework", "depth"), [("torchvision", 18), ("torchvision", 50), ("detectron2", 50)]
-)
+@pytest.mark.parametrize(("framework", "depth"), [("torchvision", 18), ("detectron2", 50)])
 @torch.no_grad()
 def test_features_alone_for_aw_and_gates(build, randomise_norms, framework, depth, conv, gate):
     network = randomise_norms(build(framework, depth, stages=STAGES)).eval().double()
@@ -160,7 +158,7 @@ def test_every_parameter_receives_a_gradient_in_training(
 ):
     network = randomise_norms(build(framework, depth, norm=norm, stages=STAGES)).train()
     augment(network, dataclasses.replace(SPEC, **kind))
-    batch = padded([torch.randn(3, *size) for size in SIZES])
+    batch = padded([torch.randn(3, *size) for size in SIZES[:2]])
     loss = sum((f * torch.randn_like(f)).mean() for f in network(batch).values())
     loss.backward()
     for name, parameter in network.named_parameters():

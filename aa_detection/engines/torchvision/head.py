@@ -99,12 +99,11 @@ class Head(nn.Module):
             loss_box_reg = self.iou_loss(predicted, boxes, reduction="sum")
 
         processes = 1
-        if self.training:
-            count = foreground.sum()
-            if distributed.is_initialized():
-                processes = distributed.get_world_size()
-                distributed.all_reduce(count)
-            self.loss_normalizer.mul_(0.9).add_(0.1 * count.clamp(min=1))
+        count = foreground.sum()
+        if distributed.is_initialized():
+            processes = distributed.get_world_size()
+            distributed.all_reduce(count)
+        self.loss_normalizer.mul_(0.9).add_(0.1 * count.clamp(min=1))
         return {
             "loss_cls": processes * loss_cls / self.loss_normalizer,
             "loss_box_reg": processes * loss_box_reg / self.loss_normalizer,

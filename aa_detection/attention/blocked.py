@@ -151,8 +151,18 @@ class _Attention(torch.autograd.Function):
 
 class _AttentionBackward(torch.autograd.Function):
     @staticmethod
-    def forward(*inputs: Any) -> tuple[Tensor, ...]:
-        return _backward(*inputs)
+    def forward(
+        grad: Tensor,
+        out: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        r_h: Tensor,
+        r_w: Tensor,
+        valid_size: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, ...]:  # by name: torch.compile counts them to tell whether ctx is one
+        return _backward(grad, out, q, k, v, r_h, r_w, valid_size, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -182,7 +182,7 @@ class Runs:
             "seconds": round(time.monotonic() - start, 1),
             "resumed": resumed,
             "versions": _versions(),
-            "commit": _commit(self.train.parent),
+            "commit": _commit(self.train),
         }
         found = json.loads((output / "inference" / "coco_instances_results.json").read_bytes())
         self._path(run).parent.mkdir(parents=True, exist_ok=True)
@@ -275,11 +275,14 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _commit(folder: Path) -> str | None:
-    """Of the repository that `folder` is in; None where there is none, or no git."""
-    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+def _commit(program: Path) -> str | None:
+    """Of the repository that holds `program`; None where it is installed, or there is no git."""
+    git = ["git", "-C", str(program.parent)]
+    options = {"capture_output": True, "text": True, "check": True}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        # an environment may stand in a repository that has nothing to do with it
+        subprocess.run([*git, "ls-files", "--error-unmatch", program.name], **options)
+        done = subprocess.run([*git, "rev-parse", "HEAD"], **options)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

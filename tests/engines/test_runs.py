@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import shutil
 import signal
+import subprocess
 import threading
 import time
 
@@ -110,6 +112,24 @@ def test_a_run_leaves_its_numbers_and_detections(runs, plan):
     (call,) = calls(runs, run)
     assert call.startswith("there --config-file")
     assert "--engine torchvision --resume SEED 7 OUTPUT_DIR" in call
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+@pytest.mark.parametrize("tracked", [True, False])
+def test_the_commit_is_the_programs(tracked, runs, plan, tmp_path):
+    """An installed one may stand in a repository, such as the user's, that does not hold it."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=me", "-c", "user.email=me@here"]
+    (tmp_path / "other.txt").touch()
+    for words in (
+        ["init", "--quiet"],
+        ["add", "train.py" if tracked else "other.txt"],
+        ["commit", "--quiet", "--message", "first"],
+    ):
+        subprocess.run([*git, *words], check=True)
+    (run,) = plan(7)
+    complete(runs, [run])
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert runs.record(run)["commit"] == (head.strip() if tracked else None)
 
 
 def test_what_is_complete_is_not_run_again(runs, plan):

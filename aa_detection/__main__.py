@@ -62,6 +62,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         tool = importlib.import_module(f"aa_detection.tools.{known[args.command].stem}")
         return tool.main(args.words, prog)
+    except ModuleNotFoundError as error:
+        if (error.name or "aa_detection").startswith("aa_detection"):
+            raise
+        print(
+            f"{prog}: {error.name} is not installed; all that commands may need comes with "
+            "pip install 'aa_detection[embedded,benchmark,convert]'",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130

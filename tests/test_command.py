@@ -64,6 +64,15 @@ def test_so_do_its_messages(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("aa-detection train: nowhere.yaml: no such file")
 
 
+def test_what_is_not_installed_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "aa_detection.tools.analyze_model", raising=False)
+    assert main(["analyze-model", "--table"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("aa-detection analyze-model: torchvision is not installed; ")
+    assert err.count("\n") == 1
+
+
 def test_torch_is_not_imported_before_the_command_is_known():
     code = (
         "import sys\n"

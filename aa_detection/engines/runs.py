@@ -278,14 +278,15 @@ def _versions() -> dict[str, str]:
 def _commit(program: Path) -> str | None:
     """Of the repository that holds `program`; None where it is installed, or there is no git."""
     git = ["git", "-C", str(program.parent)]
-    options = {"capture_output": True, "text": True, "check": True}
-    try:
-        # an environment may stand in a repository that has nothing to do with it
-        subprocess.run([*git, "ls-files", "--error-unmatch", program.name], **options)
-        done = subprocess.run([*git, "rev-parse", "HEAD"], **options)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    commit = None
+    # an environment may stand in a repository that has nothing to do with it
+    for words in (["ls-files", "--error-unmatch", program.name], ["rev-parse", "HEAD"]):
+        try:
+            done = subprocess.run([*git, *words], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        commit = done.stdout.strip()
+    return commit
 
 
 def _rounded(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:

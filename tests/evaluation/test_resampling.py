@@ -136,6 +136,25 @@ def test_a_resample_is_pycocotools_on_copies_of_the_images(seed):
         np.testing.assert_allclose(row, expected, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("side", [32.0, 96.0])
+def test_an_area_on_the_border_of_two_ranges_is_in_both(side):
+    """Of a detection in an image without objects too, which pycocotools is not asked about."""
+    box, area = [5.0, 5.0, side, side], side**2
+    content = {
+        "images": [{"id": i, "file_name": "", "width": 200, "height": 200} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "c"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": area, "iscrowd": 0}
+        ],
+    }
+    detections = [{"image_id": i, "category_id": 1, "bbox": box, "score": 0.3 * i} for i in (1, 2)]
+    coco = index_annotations(content)
+    found = ours(coco, detections)[0]
+    expected = list(coco_ap(coco, copy.deepcopy(detections)).values())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    assert np.isclose(found[3:6], 50).sum() == 2  # the false one comes first
+
+
 def test_a_larger_set():
     content = simulate_annotations(60, 12, seed=3)
     detections = simulate_detections(content, seed=4)

@@ -106,7 +106,8 @@ def flex_attention() -> Callable[..., Tensor]:
     """PyTorch's compiled attention with the position terms added to its logits."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled = torch.compile(flex_attention, dynamic=False)
+    # Any: in some releases its type includes what it returns beside the output when asked to
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
 
     def attention(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
         height, width = q.shape[2:4]

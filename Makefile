@@ -18,11 +18,12 @@ $(VENV)/ready: pyproject.toml setup.py
 	$(RUN) -m pip install --quiet --editable '.[embedded,test]'
 	touch $@
 
+# the tests in a process a core, each of 1 to 5 GB
 test: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
 demo: setup
 	$(AA_DETECTION) draw-dataset sample

@@ -17,8 +17,8 @@
 # This file has been linted and its pip commands run outside a container; no image has been built of
 # it yet.
 
-# any tag with torch >= 2.6; -devel has the CUDA compiler that detectron2 is built with
-ARG BASE=pytorch/pytorch:2.6.0-cuda12.4-cudnn9-devel
+# any tag with torch >= 2.8; -devel has the CUDA compiler that detectron2 is built with
+ARG BASE=pytorch/pytorch:2.8.0-cuda12.8-cudnn9-devel
 
 FROM ${BASE} AS wheel
 COPY . /source

@@ -249,7 +249,7 @@ CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 
 
 def test_a_torch_that_is_too_old(main, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(formats, "OLDEST_TORCH", (99, 1))
+    monkeypatch.setattr(formats, "OLDEST_TORCH", "99.1")
     output = tmp_path / "backbone.pt2"
     command = ["--config-file", CONFIG, "--format", "torch_export", "--output", str(output)]
     assert main(command) == 2

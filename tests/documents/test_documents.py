@@ -7,6 +7,7 @@ configuration, which is loaded. ``text`` is what a program prints, and ``bibtex`
 are no others.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -64,12 +65,20 @@ SYBIL = Sybil(
         CodeBlockParser("yaml", load_yaml),
     ]
 )
+EXAMPLES = {page: list(SYBIL.parse(page)) for page in PAGES if page != ELSEWHERE}
 BLOCKS = [
     pytest.param(page, example, id=f"{page.relative_to(ROOT)}:{example.line}")
-    for page in PAGES
-    if page != ELSEWHERE
-    for example in SYBIL.parse(page)
+    for page, examples in EXAMPLES.items()
+    for example in examples
 ]
+
+
+def not_installed(example) -> str | None:
+    """What the block needs and this machine lacks."""
+    for module, use in NEEDED.items():
+        if re.search(use, example.parsed) and not importlib.util.find_spec(module):
+            return module
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +107,30 @@ def checkouts(world, tmp_path_factory):
     return _checkout
 
 
+@pytest.fixture(scope="module")
+def outcomes():
+    """By page and line, what a block that has run raised, or None."""
+    return {}
+
+
 @pytest.mark.parametrize(("page", "example"), BLOCKS)
-def test_block(page, example, checkouts, monkeypatch):
-    for module, use in NEEDED.items():
-        if re.search(use, example.parsed):
-            pytest.importorskip(module, reason=f"{module} is not installed")
+def test_block(page, example, checkouts, outcomes, monkeypatch):
+    if module := not_installed(example):
+        pytest.skip(f"{module} is not installed")
     monkeypatch.chdir(checkouts(page))
-    forget_datasets()
-    example.evaluate()
+    # and the blocks before it, where another process or none was given them
+    for each in EXAMPLES[page]:
+        if each.line > example.line or (page, each.line) in outcomes or not_installed(each):
+            continue
+        forget_datasets()
+        try:
+            each.evaluate()
+        except Exception as problem:
+            outcomes[page, each.line] = problem
+        else:
+            outcomes[page, each.line] = None
+    if outcomes[page, example.line]:
+        raise outcomes[page, example.line]
 
 
 @pytest.mark.parametrize(

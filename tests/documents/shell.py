@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import socket
 import subprocess
 import sys
@@ -16,10 +17,13 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-SHIM = """#!{python} -IS
+# not Python's own: a #! line cannot name a program whose folder has a space
+SHIM = """#!/bin/sh
+exec {python} -IS {client} "${{0##*/}}" "$@"
+"""
+CLIENT = """\
 import json, os, socket, sys
-name = os.path.basename(sys.argv[0])
-call = {{"words": [name, *sys.argv[1:]], "folder": os.getcwd(), "environment": dict(os.environ)}}
+call = {{"words": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 connection = socket.socket(socket.AF_UNIX)
 connection.connect({address!r})
 with connection.makefile("rw", encoding="utf-8") as file:
@@ -50,10 +54,12 @@ def run_shell(
         address = f"{temporary}/socket"
         server.bind(address)
         server.listen()
+        client = Path(temporary) / "client.py"
+        client.write_text(CLIENT.format(address=address))
         for name in programs:
             shim = Path(temporary) / "bin" / name
             shim.parent.mkdir(exist_ok=True)
-            shim.write_text(SHIM.format(python=sys.executable, address=address))
+            shim.write_text(SHIM.format(python=shlex.quote(sys.executable), client=client))
             shim.chmod(0o755)
         path = f"{temporary}/bin{os.pathsep}{os.environ['PATH']}"
         printed = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))

@@ -14,8 +14,8 @@
 #     docker build --tag aa-detection --build-arg \
 #         DETECTRON2="git+https://github.com/facebookresearch/detectron2.git" .
 #
-# This file has been linted and its pip commands run outside a container; no image has been built of
-# it yet.
+# No image has been built of this file yet. It was linted, and outside a container a wheel was built
+# and installed with the extra "embedded"; the base's tag and the step for detectron2 are untried.
 
 # any tag with torch >= 2.8; -devel has the CUDA compiler that detectron2 is built with
 ARG BASE=pytorch/pytorch:2.8.0-cuda12.8-cudnn9-devel

@@ -36,9 +36,9 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--output",
-        default="predictions",
+        default="output/predictions",
         metavar="FOLDER",
-        help="of the copies and detections.json (default: predictions)",
+        help="of the copies and detections.json (default: output/predictions)",
     )
     parser.add_argument(
         "--score-threshold",

@@ -54,9 +54,9 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
-        default="attention",
+        default="output/attention",
         metavar="FOLDER",
-        help="where the files go (default: attention)",
+        help="where the files go (default: output/attention)",
     )
     parser.add_argument("opts", **OVERRIDES)
     return parser.parse_args(argv)

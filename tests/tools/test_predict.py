@@ -108,7 +108,7 @@ def test_predict_skips_what_is_no_image(command, dataset, capsys, tmp_path):
     broken = dataset / "000002.png"
     broken.write_bytes(broken.read_bytes()[:200])
     assert command("predict", "--input", str(dataset)) == 1
-    assert len(list((tmp_path / "predictions").glob("*.png"))) == 2
+    assert len(list((tmp_path / "output/predictions").glob("*.png"))) == 2
     one_line(capsys, "skipped", "000002.png")
 
 
@@ -116,7 +116,7 @@ def test_predict_with_names_of_a_file(command, dataset, capsys, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
     words = ["--input", str(dataset / "000001.png"), "--class-names", "names.txt"]
     assert command("predict", *words) == 0
-    content = json.loads((tmp_path / "predictions/detections.json").read_text())
+    content = json.loads((tmp_path / "output/predictions/detections.json").read_text())
     assert [category["name"] for category in content["categories"]] == list("abcde")
 
 
@@ -132,7 +132,7 @@ def test_predict_with_names_of_a_file(command, dataset, capsys, tmp_path):
 def test_predict_refuses(command, capsys, tmp_path, words, weights, parts):
     assert command("predict", *words, weights=weights) == 2
     one_line(capsys, *parts)
-    assert not (tmp_path / "predictions").exists()
+    assert not (tmp_path / "output/predictions").exists()
 
 
 def test_predict_interrupted(command, dataset, capsys, tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_predict_interrupted(command, dataset, capsys, tmp_path, monkeypatch):
     words = ["--input", str(dataset), "--score-threshold", "0", "--batch-size", "1"]
     assert command("predict", *words) == 130
     one_line(capsys, "interrupted")
-    content = json.loads((tmp_path / "predictions/detections.json").read_text())
+    content = json.loads((tmp_path / "output/predictions/detections.json").read_text())
     assert len(content["images"]) == 1 and len(content["annotations"]) == 3
 
 
@@ -202,7 +202,7 @@ def test_visualize_attention_refuses(command, dataset, capsys, tmp_path, words, 
     words = ["--input", str(dataset / "000001.png"), *words]
     assert command("visualize_attention", *words, **options) == 2
     one_line(capsys, *parts)
-    assert not (tmp_path / "attention").exists()
+    assert not (tmp_path / "output/attention").exists()
 
 
 def test_visualize_attention_of_no_image(command, capsys, tmp_path):

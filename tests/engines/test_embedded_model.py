@@ -132,7 +132,8 @@ def test_a_head_starts_as_detectron2s(tiny_config, torchvision_engine, detectron
     weights = {name: p for name, p in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
         if parameter.ndim > 1:
-            assert float(parameter.detach().std()) == pytest.approx(float(weights[name].std()), rel=0.05)
+            spread = float(parameter.detach().std())
+            assert spread == pytest.approx(float(weights[name].std()), rel=0.05)
         else:
             torch.testing.assert_close(parameter, weights[name])
 

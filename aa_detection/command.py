@@ -4,7 +4,8 @@ A command ends with a status, and in one line where a user can do something abou
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from .config import ConfigError
@@ -25,6 +26,50 @@ OVERRIDES: dict[str, Any] = {
     "metavar": "KEY VALUE",
     "help": "config keys to override, at the end of the command: MODEL.WEIGHTS, MODEL.DEVICE, …",
 }
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], work: str) -> None:
+    """The options of a command that makes several trainings: seeds, jobs, folder and config keys.
+
+    Args:
+        seeds: the default's.
+        work: the default's folder.
+    """
+    listed = ",".join(map(str, seeds))
+    parser.add_argument(
+        "--seeds", type=_numbers, default=[*seeds], metavar="N,N", help=f"default: {listed}"
+    )
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(work),
+        metavar="FOLDER",
+        help=f"datasets, logs and checkpoints (default: {work})",
+    )
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="config keys to override in all runs, at the end of the command",
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len({*map(int, words)}) < len(words):
+        message = f"expected different whole numbers with commas between them, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return [int(word) for word in words]
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return number
 
 
 def run_command(

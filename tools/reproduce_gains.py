@@ -23,16 +23,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from aa_detection.command import ENGINE_OPTION, run_command
+from aa_detection.command import ENGINE_OPTION, add_run_options, run_command
 from aa_detection.data.context import CONTEXT
 from aa_detection.data.drawn import DrawnDataset
 from aa_detection.data.sample import SAMPLE
-from aa_detection.engines import load_engine
+from aa_detection.engines import engine_name
 from aa_detection.engines.runs import Run, Runs
 from aa_detection.evaluation import compare
 from aa_detection.training.interrupt import Interrupted
 
 ROOT = Path(__file__).resolve().parents[1]
+TRAIN_NET = ROOT / "tools/train_net.py"
 
 # The protocol. Fixed before the runs; another one needs another folder of records.
 SEEDS = (1, 2, 3, 4, 5)
@@ -122,11 +123,6 @@ def chosen(known: Collection[str], text: str) -> list[str]:
     return names
 
 
-def numbers(text: str) -> list[int]:
-    """Whole numbers from a list with commas."""
-    return [int(number) for number in text.split(",")]
-
-
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -141,43 +137,20 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             metavar="NAME,NAME",
             help=f"default: {','.join(known)}",
         )
-    parser.add_argument(
-        "--seeds",
-        type=numbers,
-        default=[*SEEDS],
-        metavar="N,N",
-        help=f"default: {','.join(map(str, SEEDS))}",
-    )
     parser.add_argument("--engine", **ENGINE_OPTION)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument(
         "--records",
         type=Path,
         default=Path("docs/gains"),
         help="what is kept of the runs (default: docs/gains)",
     )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path("output/gains"),
-        help="datasets, logs and checkpoints (default: output/gains)",
-    )
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys to override in all runs, at the end of the command",
-    )
-    args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error(f"--jobs must be at least 1, got {args.jobs}")
-    return args
+    add_run_options(parser, seeds=SEEDS, work="output/gains")
+    return parser.parse_args(argv)
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
     """0; 1 where a run failed; 130 and 143 where they were interrupted. The table is of what is."""
-    engine = load_engine(args.engine).__name__.rpartition(".")[2]
-    runs = Runs(ROOT / "tools/train_net.py", engine, args.records, args.work)
+    runs = Runs(TRAIN_NET, engine_name(args.engine), args.records, args.work)
     root = (args.work / "datasets").resolve()
     plans = {
         name: {

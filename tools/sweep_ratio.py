@@ -23,15 +23,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from aa_detection.command import ENGINE_OPTION, run_command
+from aa_detection.command import ENGINE_OPTION, add_run_options, run_command
 from aa_detection.config import ConfigError
 from aa_detection.data.context import CONTEXT
-from aa_detection.engines import load_engine
+from aa_detection.engines import engine_name, load_engine
 from aa_detection.engines.runs import Run, Runs
 from aa_detection.models.analysis import DensePart, analyze
 from aa_detection.models.timing import Case, in_fresh_process, peak_memory, take_turns
 
 ROOT = Path(__file__).resolve().parents[1]
+TRAIN_NET = ROOT / "tools/train_net.py"
 TRAINED = ROOT / "configs/gains/context_R18.yaml"
 COSTED = ROOT / "configs/aa_retinanet_R50.yaml"
 NUM_TRAIN, NUM_VAL = 1500, 300
@@ -123,8 +124,7 @@ def train(args: argparse.Namespace) -> int:
 
 
 def recorded_runs(args: argparse.Namespace) -> Runs:
-    engine = load_engine(args.engine).__name__.rpartition(".")[2]
-    return Runs(ROOT / "tools/train_net.py", engine, args.records, args.work)
+    return Runs(TRAIN_NET, engine_name(args.engine), args.records, args.work)
 
 
 # ---- cost ----------------------------------------------------------------------------------------
@@ -171,8 +171,8 @@ def read_costs(path: Path) -> dict[str, dict]:
         raise ConfigError(f"{path}: not a file of costs: {error}") from None
 
 
-def detector(engine_name: str, overrides: tuple[str, ...]) -> nn.Module:
-    engine = load_engine(engine_name)
+def detector(name: str, overrides: tuple[str, ...]) -> nn.Module:
+    engine = load_engine(name)
     words = [*overrides, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
     torch.manual_seed(0)
     model = engine.build_model(engine.load_config(str(COSTED), words)).eval()
@@ -292,11 +292,6 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def numbers(text: str) -> list[int]:
-    """Whole numbers from a list with commas."""
-    return [int(number) for number in text.split(",")]
-
-
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -327,24 +322,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
                 help="of the image in pixels (default: 640x640)",
             )
             continue
-        command.add_argument(
-            "--work",
-            type=Path,
-            default=Path("output/sweep"),
-            metavar="DIR",
-            help="datasets, logs and checkpoints (default: output/sweep)",
-        )
-        command.add_argument(
-            "--seeds",
-            type=numbers,
-            default=[*SEEDS],
-            metavar="N,N",
-            help=f"default: {','.join(map(str, SEEDS))}",
-        )
-        command.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-        command.add_argument(
-            "opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys for all runs"
-        )
+        add_run_options(command, seeds=SEEDS, work="output/sweep")
     return parser.parse_args(argv)
 
 

@@ -111,15 +111,7 @@ def _backward(
 
 @_backward.register_fake
 def _(
-    grad: Tensor,
-    out: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    r_h: Tensor,
-    r_w: Tensor,
-    valid_size: Tensor | None,
-    scale: float,
+    grad: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, r_h: Tensor, r_w: Tensor, *_: Any
 ) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(x.shape) for x in (q, k, v, r_h, r_w))
 

@@ -1,16 +1,14 @@
 """Where a config file is: on disk, or among those that come with the package."""
 
 import difflib
+import importlib
 import os
 from pathlib import Path
 
 from .errors import ConfigError
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 # inside an installed package, and beside it in a checkout
-CONFIGS = next(
-    folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()
-)
+CONFIGS = Path(importlib.import_module("aa_detection.configs").__path__[0])
 
 
 def config_file(name: str | os.PathLike[str]) -> str:

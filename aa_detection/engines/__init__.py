@@ -91,8 +91,8 @@ class Engine(Protocol):
         """
 
 
-def load_engine(name: str) -> Engine:
-    """The engine of that name; "auto" is detectron2 where it imports, else torchvision.
+def engine_name(name: str) -> str:
+    """The engine that `name` stands for; "auto" is detectron2 where it imports, else torchvision.
 
     Raises:
         ConfigError: what the engine runs on is not installed; says how to install it.
@@ -109,7 +109,16 @@ def load_engine(name: str) -> Engine:
         raise ConfigError(
             "--engine torchvision: Lightning is not installed; pip install 'aa_detection[embedded]'"
         )
-    engine: Any = importlib.import_module(f"{__name__}.{name}")
+    return name
+
+
+def load_engine(name: str) -> Engine:
+    """The engine that :func:`engine_name` says.
+
+    Raises:
+        ConfigError: as :func:`engine_name`.
+    """
+    engine: Any = importlib.import_module(f"{__name__}.{engine_name(name)}")
     return engine
 
 

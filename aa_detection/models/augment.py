@@ -169,11 +169,6 @@ def _check(conv: Any, block: nn.Module, stage: str, where: str, spec: AttentionS
         raise TypeError(f"{where} must be a Conv2d, got {type(conv).__name__}")
     if spec.gate and hasattr(block, "gate"):
         raise TypeError(f"{stage} must have no gate yet, got {type(block.gate).__name__}")
-    if spec.conv == "aa" and conv.groups != 1:
-        raise ValueError(
-            f'{where} has {conv.groups} groups, and "aa" takes ungrouped convolutions: its maps '
-            'stand for filters that see all channels; "aw" takes groups'
-        )
     if not conv.weight.requires_grad:
         raise ValueError(
             f"stages: {stage} is frozen, and attention there would keep its random weights; "
@@ -214,8 +209,13 @@ def _successor(
 def _aa_conv(
     spec: AttentionSpec, stage: str, image_stride: int, *, groups: int, **arguments: Any
 ) -> AAConv2d:
+    if groups != 1:
+        raise ValueError(
+            f'conv: "aa" takes ungrouped convolutions, got {groups} groups: its maps stand for '
+            'filters that see all channels; "aw" takes groups'
+        )
     pool = stage in spec.pool_stages
-    return AAConv2d(  # of one group: _check refuses the others
+    return AAConv2d(
         **arguments,
         num_heads=spec.num_heads,
         key_ratio=spec.key_ratio,

@@ -93,7 +93,7 @@ def test_wrong_values_name_the_key(cfg, key, value, rest):
             "MODEL.ATTENTION.AA.NUM_HEADS must be at most out_channels = 64, got 96 (res2.conv1)",
         ),
         ("stages: res3 is frozen", "MODEL.ATTENTION.STAGES: res3 is frozen"),
-        ("res3.conv2 has 32 groups", "res3.conv2 has 32 groups"),
+        ("res5.conv1 must be a Conv2d", "res5.conv1 must be a Conv2d"),
     ],
 )
 def test_naming_the_key_of_a_later_error(message, named):

@@ -76,6 +76,27 @@ def test_a_name_that_is_none(tool, capsys):
     assert "'ab' is none of plain, aa, se, aw" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--jobs", "0", "must be a whole number of at least 1, got '0'"),
+        ("--jobs", "two", "must be a whole number of at least 1, got 'two'"),
+        ("--seeds", "1,", "expected different whole numbers with commas between them, got '1,'"),
+        # two runs in one folder
+        ("--seeds", "1,2,1", "expected different whole numbers with commas between them, got"),
+        # detectron2's word for another seed each time
+        ("--seeds", "-1", "expected different whole numbers with commas between them, got '-1'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["reproduce_gains"], ["sweep_ratio", "train"]])
+def test_options_of_runs(load_tool, capsys, command, option, value, message):
+    name, *words = command
+    with pytest.raises(SystemExit) as end:
+        load_tool(name).main([*words, f"{option}={value}"])
+    assert end.value.code == 2
+    assert f"argument {option}: {message}" in capsys.readouterr().err
+
+
 def test_the_arms_are_twins(tool):
     """Whatever an arm is, it says so in MODEL.ATTENTION and nowhere else."""
     for experiment in tool.EXPERIMENTS.values():

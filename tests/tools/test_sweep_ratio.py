@@ -96,10 +96,38 @@ def test_train_and_report(tool, tmp_path, monkeypatch, capsys):
     assert tool.main(["report", *folders, "--seeds", "1,2"]) == 0
     table = (tmp_path / "records/table.md").read_text()
     assert table == capsys.readouterr().out
-    assert "| value ratio | 0.0 | 1.0, 2.0 | 1.5 |  |  |  |  |" in table
-    assert "| value ratio | **0.1** | 11.0, 12.0 | 11.5 | 1.50 | 2.0 | 30 (1.50) | 7 |" in table
-    assert "| value ratio | 1.0 | 101.0, 102.0 | 101.5 |" in table
+    assert "| value ratio | 0.0 | 1.0, 2.0 | 1.5 | -10.0, -" in table
+    assert "| value ratio | **0.1** | 11.0, 12.0 | 11.5 |  | 1.50 | 2.0 | 30 (1.50) | 7 |" in table
+    assert "| value ratio | 1.0 | 101.0, 102.0 | 101.5 | +90.0, +" in table
     assert (tmp_path / "records/sweep.png").stat().st_size > 1000
+
+
+def test_intervals_over_the_default(tool):
+    """Against Dunnett's published table: two choices and a control, 3 seeds each, t = 2.86."""
+    seeds = [59.0, 60.0, 61.0]  # a standard deviation of 1
+    scores = {"default": seeds, "a": [score - 30 for score in seeds], "b": seeds}
+    reach = 2.86 * (2 / 3) ** 0.5
+    found = tool.over_default(scores)
+    assert list(found) == ["a", "b"]
+    for name, middle in (("a", -30), ("b", 0)):
+        difference, low, _, high = found[name].replace(",", "").split()
+        assert float(difference) == middle
+        assert float(low) == pytest.approx(middle - reach, abs=0.06)
+        assert float(high) == pytest.approx(middle + reach, abs=0.06)
+    assert tool.over_default(scores) == found
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {"default": [], "a": [], "b": []},
+        {"default": [60.0, 61.0], "a": [], "b": []},
+        {"default": [], "a": [60.0, 61.0], "b": [61.0, 62.0]},
+        {"default": [60.0], "a": [61.0], "b": []},
+    ],
+)
+def test_too_few_seeds_have_no_interval(tool, scores):
+    assert tool.over_default(scores) == {}
 
 
 def test_cost_of_a_choice(tool, monkeypatch):

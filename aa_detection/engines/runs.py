@@ -127,8 +127,9 @@ class Runs:
             report(f"{run.name}: starts")
             record = self._make(run, jobs)
             if record is not None:
-                scores = record["metrics"]
-                report(f"{run.name}: AP {scores['AP']:.2f} after {record['seconds']:.0f} s")
+                score = record["metrics"]["AP"]  # None where nothing is annotated
+                score = "none" if score is None else f"{score:.2f}"
+                report(f"{run.name}: AP {score} after {record['seconds']:.0f} s")
             elif not self._stopped.is_set():
                 failed.append(run)
                 report(f"{run.name}: failed, see {self.work / run.name / 'output.txt'}")

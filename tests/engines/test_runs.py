@@ -28,7 +28,8 @@ if words["SEED"] == "13" and not (output / "once").exists():
     (output / "once").touch()
     sys.exit(9)
 (output / "config.yaml").write_text("MODEL: {DEVICE: cpu}")
-rows = [{"bbox/AP": 1.0}, {"total_loss": 1.0}, {"bbox/AP": float(words["SEED"]), "bbox/APl": None}]
+score = float(words["SEED"]) or None
+rows = [{"bbox/AP": 1.0}, {"total_loss": 1.0}, {"bbox/AP": score, "bbox/APl": None}]
 (output / "metrics.json").write_text("".join(json.dumps(row) + "\\n" for row in rows))
 (output / "inference").mkdir(exist_ok=True)
 found = [{"image_id": 1, "category_id": 1, "bbox": [0.123, 1, 2, 3], "score": 0.123456789}]
@@ -112,6 +113,14 @@ def test_a_run_leaves_its_numbers_and_detections(runs, plan):
     (call,) = calls(runs, run)
     assert call.startswith("there --config-file")
     assert "--engine torchvision --resume SEED 7 OUTPUT_DIR" in call
+
+
+def test_nothing_annotated(runs, plan):
+    (run,) = plan(0)
+    failed, said = complete(runs, [run])
+    assert not failed
+    assert said[-1].startswith("arm/seed0: AP none after")
+    assert runs.record(run)["metrics"]["AP"] is None
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

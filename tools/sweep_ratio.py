@@ -1,15 +1,16 @@
 #!/usr/bin/env python
 """What each choice of the attention costs and gains, one factor at a time.
 
-    sweep_ratio.py train     AP of every choice: the small detector on the context dataset
+    sweep_ratio.py train     AP of every choice: the small detector on the drawn datasets
     sweep_ratio.py cost      parameters, FLOPs, latency and memory of every choice
     sweep_ratio.py report    a table and a plot of both
 
-The AP is that of the AA twin of tools/reproduce_gains.py with one key changed. The costs are those
-of AA-RetinaNet-R50 with the same key, where they matter: parameters and FLOPs (multiply-adds) are
-counted, time and memory of inference, of one image and up to the head's outputs, are measured, the
-time beside the plain detector's in the same process. All is kept in ``--records``; what is there is
-not made again, and what was interrupted goes on.
+The AP is that of the AA twin of tools/reproduce_gains.py with one key changed: of every choice on
+the context dataset, which asks for attention, and of the value ratio also on the sample dataset,
+which does not. The costs are those of AA-RetinaNet-R50 with the same key, where they matter:
+parameters and FLOPs (multiply-adds) are counted, time and memory of inference, of one image and up
+to the head's outputs, are measured, the time beside the plain detector's in the same process. All
+is kept in ``--records``; what is there is not made again, and what was interrupted goes on.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from torch import nn
 from aa_detection.command import ENGINE_OPTION, add_run_options, run_command
 from aa_detection.config import ConfigError
 from aa_detection.data.context import CONTEXT
+from aa_detection.data.drawn import DrawnDataset
+from aa_detection.data.sample import SAMPLE
 from aa_detection.engines import engine_name, load_engine
 from aa_detection.engines.runs import Run, Runs
 from aa_detection.models.analysis import DensePart, analyze
@@ -34,7 +37,6 @@ from aa_detection.models.timing import Case, in_fresh_process, peak_memory, take
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_NET = ROOT / "tools/train_net.py"
-TRAINED = ROOT / "configs/gains/context_R18.yaml"
 COSTED = ROOT / "configs/aa_retinanet_R50.yaml"
 NUM_TRAIN, NUM_VAL = 1500, 300
 SEEDS = (1, 2, 3)
@@ -97,30 +99,58 @@ def choices() -> list[Choice]:
 # ---- training ------------------------------------------------------------------------------------
 
 
-def planned_runs(args: argparse.Namespace, root: Path) -> dict[str, list[Run]]:
+@dataclass(frozen=True)
+class Task:
+    """What the choices of some factors are trained on."""
+
+    dataset: DrawnDataset
+    config_file: Path
+    factors: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """Of the choices, each once."""
+        return list(dict.fromkeys(c.name for c in choices() if c.factor in self.factors))
+
+
+TASKS = (
+    Task(CONTEXT, ROOT / "configs/gains/context_R18.yaml", tuple(FACTORS)),
+    Task(SAMPLE, ROOT / "configs/gains/sample_R18.yaml", ("value ratio",)),
+)
+
+
+def planned_runs(args: argparse.Namespace, task: Task) -> dict[str, list[Run]]:
     """The runs of every choice by its name, one a seed."""
-    data = {"version": CONTEXT.version, "num_train": NUM_TRAIN, "num_val": NUM_VAL, "seed": 0}
+    root = (args.work / "datasets").resolve()
+    size = {"num_train": NUM_TRAIN, "num_val": NUM_VAL}
+    data = {"version": task.dataset.version, **size, "seed": 0}
+    overrides = {choice.name: choice.overrides for choice in choices()}
     return {
-        choice.name: [
+        name: [
             Run(
-                name=f"{choice.name}-seed{seed}",
-                config_file=TRAINED,
-                overrides=(*args.opts, *choice.overrides, "SEED", str(seed)),
-                labels={"choice": choice.name, "seed": seed, "data": data},
+                name=f"{task.dataset.name}/{name}-seed{seed}",
+                config_file=task.config_file,
+                overrides=(*args.opts, *overrides[name], "SEED", str(seed)),
+                labels={"choice": name, "seed": seed, "data": data},
                 environment={"DETECTRON2_DATASETS": str(root)},
             )
             for seed in args.seeds
         ]
-        for choice in choices()
+        for name in task.names()
     }
 
 
 def train(args: argparse.Namespace) -> int:
+    plans = [planned_runs(args, task) for task in TASKS]
     root = (args.work / "datasets").resolve()
-    plan = planned_runs(args, root)
-    CONTEXT.write(root, num_train=NUM_TRAIN, num_val=NUM_VAL)
+    for task in TASKS:
+        task.dataset.write(root, num_train=NUM_TRAIN, num_val=NUM_VAL)
     # a seed of every choice before the next
-    order = [runs[number] for number in range(len(args.seeds)) for runs in plan.values()]
+    order = [
+        runs[number]
+        for number in range(len(args.seeds))
+        for plan in plans
+        for runs in plan.values()
+    ]
     failed = recorded_runs(args).complete(order, jobs=args.jobs, report=say)
     return 1 if failed else 0
 
@@ -220,14 +250,21 @@ def memory(engine: str, overrides: tuple[str, ...], size: tuple[int, int], devic
 # ---- report --------------------------------------------------------------------------------------
 
 
+# of one task: AP of the seeds by the choice's name
+Scores = dict[str, list[float]]
+
+
 def report(args: argparse.Namespace) -> int:
-    runs, plan = recorded_runs(args), planned_runs(args, args.work)
+    runs = recorded_runs(args)
     costs = read_costs(args.records / "cost.json")["rows"]
-    scores = {
-        name: [record["metrics"]["AP"] for record in map(runs.record, planned) if record]
-        for name, planned in plan.items()
-    }
-    text = table(scores, over_default(scores), costs)
+    scores = [
+        {
+            name: [record["metrics"]["AP"] for record in map(runs.record, planned) if record]
+            for name, planned in planned_runs(args, task).items()
+        }
+        for task in TASKS
+    ]
+    text = table(scores, costs)
     print(text)
     args.records.mkdir(parents=True, exist_ok=True)
     (args.records / "table.md").write_text(text + "\n", encoding="utf-8")
@@ -235,12 +272,12 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def over_default(scores: dict[str, list[float]]) -> dict[str, str]:
+def over_default(scores: Scores) -> dict[str, str]:
     """Each choice's mean AP over the default's with a 95 % interval, none where seeds are few.
 
-    By Dunnett's test: seventeen intervals around one default, of which one in twenty would be wrong
-    were each a t interval of its own, are right all together with a probability of 0.95. It takes
-    the variance between seeds to be one for all choices, and counts no other images.
+    By Dunnett's test: of intervals that are each right with a probability of 0.95, one in twenty
+    would show a difference that is none; these are right all together with that probability. The
+    test takes the variance between seeds to be one for all choices, and counts no other images.
     """
     control = scores["default"]
     others = {name: values for name, values in scores.items() if name != "default" and values}
@@ -256,21 +293,23 @@ def over_default(scores: dict[str, list[float]]) -> dict[str, str]:
     }
 
 
-def table(
-    scores: dict[str, list[float]], differences: dict[str, str], costs: dict[str, dict]
-) -> str:
-    lines = [
-        "| factor | value | AP of the seeds | mean | over the default, 95 % interval "
-        "| M params | G FLOPs | ms (times plain) | MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+def table(scores: list[Scores], costs: dict[str, dict]) -> str:
+    """A row a choice, its AP on every task beside its costs, in Markdown."""
+    heads = ["factor", "value"]
+    for task in TASKS:
+        heads += [f"AP, {task.dataset.name} (standard deviation)", "over the default"]
+    heads += ["M params", "G FLOPs", "ms (times plain)", "MB"]
+    differences = [over_default(of_task) for of_task in scores]
+    rows = [heads, ["---"] * len(heads)]
     for choice in choices():
         bold = "**" if choice.name == "default" else ""
         cells = [choice.factor, f"{bold}{choice.value}{bold}"]
-        values = scores[choice.name]
-        cells.append(", ".join(f"{value:.1f}" for value in values))
-        cells.append(f"{statistics.mean(values):.1f}" if values else "")
-        cells.append(differences.get(choice.name, ""))
+        for task, of_task, over in zip(TASKS, scores, differences):
+            values = of_task[choice.name] if choice.factor in task.factors else []
+            cells.append(f"{statistics.mean(values):.1f}" if values else "")
+            if len(values) > 1:
+                cells[-1] += f" ({statistics.stdev(values):.1f})"
+            cells.append(over.get(choice.name, "") if values else "")
         row = costs.get(choice.name)
         if row:
             ratio = row["forward_ms"] / row["plain_forward_ms"]
@@ -278,12 +317,12 @@ def table(
             cells += [f"{row['forward_ms']:.0f} ({ratio:.2f})", f"{row['forward_mb']:.0f}"]
         else:
             cells += [""] * 4
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
-def plot(scores: dict[str, list[float]], costs: dict[str, dict], path: Path) -> None:
-    """A panel a factor: AP of every seed, and latency over the plain detector's."""
+def plot(scores: list[Scores], costs: dict[str, dict], path: Path) -> None:
+    """A panel a factor: AP of every seed on every task, and latency over the plain detector's."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -292,12 +331,16 @@ def plot(scores: dict[str, list[float]], costs: dict[str, dict], path: Path) -> 
     figure, panels = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
     for panel, factor in zip(panels.flat, FACTORS):
         group = [choice for choice in choices() if choice.factor == factor]
-        for place, choice in enumerate(group):
-            values = scores[choice.name]
-            panel.plot([place] * len(values), values, "o", color="C0")
+        for task, of_task, style in zip(TASKS, scores, ("oC0", "^C2")):
+            if factor in task.factors:
+                points = [(n, ap) for n, choice in enumerate(group) for ap in of_task[choice.name]]
+                places, values = zip(*points) if points else ((), ())
+                panel.plot(places, values, style, label=task.dataset.name)
         labels = [choice.value.replace(", ", "\n") for choice in group]
         panel.set_xticks(range(len(group)), labels)
-        panel.set(title=factor, ylabel="AP, context dataset", ylim=(0, None))
+        panel.set(title=factor, ylabel="AP of the seeds", ylim=(0, None))
+        if len(panel.lines) > 1:
+            panel.legend(loc="lower right")
         if all(choice.name in costs for choice in group):
             rows = [costs[choice.name] for choice in group]
             beside = panel.twinx()

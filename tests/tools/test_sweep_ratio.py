@@ -1,5 +1,6 @@
 """The study of attention's choices, with a program in place of the training and a small image."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -45,8 +46,9 @@ def tool(load_tool, monkeypatch):
 
 def test_every_choice_is_a_config_of_both_detectors(tool):
     names = set()
+    files = [tool.COSTED, *(task.config_file for task in tool.TASKS)]
     for choice in tool.choices():
-        for file in (tool.TRAINED, tool.COSTED):
+        for file in files:
             cfg = load_config(str(file), choice.overrides)
             assert cfg.MODEL.ATTENTION.CONV == "aa"
         names.add(choice.name)
@@ -60,11 +62,16 @@ def test_every_choice_is_a_config_of_both_detectors(tool):
 
 
 def test_the_default_has_the_values_of_the_config(tool):
-    attention = load_config(str(tool.TRAINED), ["MODEL.ATTENTION.CONV", "aa"]).MODEL.ATTENTION
     defaults = {
         choice.factor: choice.value for choice in tool.choices() if len(choice.overrides) == 2
     }
-    assert defaults == {
+    for file in (tool.COSTED, *(task.config_file for task in tool.TASKS)):
+        attention = load_config(str(file), ["MODEL.ATTENTION.CONV", "aa"]).MODEL.ATTENTION
+        assert defaults == values_of(attention)
+
+
+def values_of(attention):
+    return {
         "value ratio": str(attention.AA.VALUE_RATIO),
         "key ratio": str(attention.AA.KEY_RATIO),
         "heads": str(attention.AA.NUM_HEADS),
@@ -82,12 +89,23 @@ def test_train_and_report(tool, tmp_path, monkeypatch, capsys):
         "recorded_runs",
         lambda args: Runs(program, "torchvision", args.records, args.work),
     )
-    factor = "value ratio"
-    kept = {value: tool.FACTORS[factor][value] for value in ("0.0", "0.1", "1.0")}
-    monkeypatch.setattr(tool, "FACTORS", {factor: kept})
+    ratios = {value: tool.FACTORS["value ratio"][value] for value in ("0.0", "0.1", "1.0")}
+    heads = {value: tool.FACTORS["heads"][value] for value in ("1", "8")}
+    monkeypatch.setattr(tool, "FACTORS", {"value ratio": ratios, "heads": heads})
+    context, sample = tool.TASKS
+    tasks = (dataclasses.replace(context, factors=("value ratio", "heads")), sample)
+    monkeypatch.setattr(tool, "TASKS", tasks)
     folders = ["--records", str(tmp_path / "records"), "--work", str(tmp_path / "work")]
     assert tool.main(["train", *folders, "--seeds", "1,2"]) == 0
-    assert capsys.readouterr().out.startswith("0 of 6 runs are complete")
+    said = capsys.readouterr().out.splitlines()
+    # four choices on one dataset, of which the default is one of both factors, and three on another
+    assert said[0] == "0 of 14 runs are complete"
+    starts = [line.split(":")[0] for line in said if line.endswith(": starts")]
+    assert starts[:7] == [
+        *(f"context/{name}-seed1" for name in ("value-ratio-0.0", "default", "value-ratio-1.0")),
+        "context/heads-1-seed1",
+        *(f"sample/{name}-seed1" for name in ("value-ratio-0.0", "default", "value-ratio-1.0")),
+    ]
 
     costs = {"parameters": 1.5e6, "flops": 2e9, "forward_mb": 7.0}
     costs |= {"forward_ms": 30.0, "plain_forward_ms": 20.0}
@@ -96,10 +114,21 @@ def test_train_and_report(tool, tmp_path, monkeypatch, capsys):
     assert tool.main(["report", *folders, "--seeds", "1,2"]) == 0
     table = (tmp_path / "records/table.md").read_text()
     assert table == capsys.readouterr().out
-    assert "| value ratio | 0.0 | 1.0, 2.0 | 1.5 | -10.0, -" in table
-    assert "| value ratio | **0.1** | 11.0, 12.0 | 11.5 |  | 1.50 | 2.0 | 30 (1.50) | 7 |" in table
-    assert "| value ratio | 1.0 | 101.0, 102.0 | 101.5 | +90.0, +" in table
+    rows = {tuple(row[:2]): row[2:] for row in map(cells, table.splitlines())}
+    mean, over, *other_task = rows["value ratio", "0.0"]
+    assert mean == "1.5 (0.7)" and over.startswith("-10.0, -")
+    # the program's scores ask for no dataset
+    assert other_task[0] == mean and other_task[1].startswith("-10.0, -")
+    default = ["11.5 (0.7)", "", "11.5 (0.7)", "", "1.50", "2.0", "30 (1.50)", "7"]
+    assert rows["value ratio", "**0.1**"] == default
+    assert rows["value ratio", "1.0"][1].startswith("+90.0, +")
+    assert rows["heads", "1"][2:] == [""] * 6  # not on the other task, and not measured
+    assert rows["heads", "**8**"] == ["11.5 (0.7)", "", "", "", *default[4:]]
     assert (tmp_path / "records/sweep.png").stat().st_size > 1000
+
+
+def cells(row):
+    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 def test_intervals_over_the_default(tool):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .config import ConfigError
 from .data import DatasetError
 from .engines import ENGINES
@@ -15,7 +17,30 @@ from .engines.processes import report
 from .training.failures import RunError, exit_status
 from .training.interrupt import Interrupted
 
+
+def _device(text: str) -> str:
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu or cuda, got {text!r}")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("cuda asks for a GPU, and PyTorch finds none here")
+    return text
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width from "HxW", the `type` of an option."""
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+        raise argparse.ArgumentTypeError(f"expected HxW in pixels, got {text!r}")
+    return int(height), int(width)
+
+
 # arguments of ``add_argument``
+DEVICE_OPTION: dict[str, Any] = {
+    "type": _device,
+    "default": "cpu",
+    "metavar": "DEVICE",
+    "help": "cpu, or cuda for the GPU (default: cpu)",
+}
 ENGINE_OPTION: dict[str, Any] = {
     "choices": ("auto", *ENGINES),
     "default": "auto",

@@ -22,7 +22,7 @@ import torch
 
 from aa_detection.benchmarks import detector, maps, operator, precision
 from aa_detection.benchmarks.rows import map_size
-from aa_detection.command import run_command
+from aa_detection.command import DEVICE_OPTION, parse_size, run_command
 
 # what is measured, and the options that it has
 BENCHMARKS = {
@@ -33,19 +33,9 @@ BENCHMARKS = {
 }
 OPTIONS = {
     "batch": {"type": int, "help": "images at a time (default: 1)"},
-    "device": {"help": "cpu, or cuda for the GPU (default: cpu)"},
+    "device": DEVICE_OPTION,
     "dtype": {"choices": ("float32", "bfloat16"), "help": "of the inputs (default: float32)"},
 }
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    height, width = map(int, text.split("x"))
-    if min(height, width) < 1:
-        raise ValueError
-    return height, width
-
-
-parse_size.__name__ = "size, expected HxW"  # in argparse's message
 
 
 def describe_machine(args: argparse.Namespace) -> dict:

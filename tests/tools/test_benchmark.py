@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from aa_detection.benchmarks import detector, maps, operator
 from aa_detection.models import timing
@@ -57,9 +58,28 @@ def test_maps(measure):
     assert "20 figures, as PNG" in text
 
 
-@pytest.mark.parametrize("size", ["64", "64x", "0x64", "axb"])
-def test_a_size_that_is_none(load_tool, capsys, size):
+@pytest.mark.parametrize("size", ["64", "64x", "0x64", "axb", "-64x64"])
+@pytest.mark.parametrize(
+    ("name", "words"), [("benchmark", ["maps", "--sizes"]), ("sweep_ratio", ["cost", "--size"])]
+)
+def test_a_size_that_is_none(load_tool, capsys, name, words, size):
     with pytest.raises(SystemExit) as end:
-        load_tool("benchmark").main(["maps", "--sizes", size])
+        load_tool(name).main([*words[:-1], f"{words[-1]}={size}"])
     assert end.value.code == 2
-    assert f"invalid size, expected HxW value: '{size}'" in capsys.readouterr().err
+    assert f"argument {words[-1]}: expected HxW in pixels, got '{size}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("mars", "must be cpu or cuda, got 'mars'"),
+        ("cuda", "cuda asks for a GPU, and PyTorch finds none here"),
+    ],
+)
+@pytest.mark.parametrize(("name", "command"), [("benchmark", "maps"), ("sweep_ratio", "cost")])
+def test_a_device_that_is_none(load_tool, capsys, monkeypatch, name, command, device, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as end:
+        load_tool(name).main([command, "--device", device])
+    assert end.value.code == 2
+    assert f"argument --device: {message}" in capsys.readouterr().err

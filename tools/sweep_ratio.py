@@ -334,32 +334,45 @@ def table(scores: list[Scores], costs: dict[str, dict]) -> str:
 
 
 def plot(scores: list[Scores], costs: dict[str, dict], path: Path) -> None:
-    """A panel a factor: AP of every seed on every task, and latency over the plain detector's."""
+    """A column a factor: AP of every seed on every task above, latency over plain's below."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, 3, figsize=(13, 7), constrained_layout=True)
-    for panel, factor in zip(panels.flat, FACTORS):
-        group = [choice for choice in choices() if choice.factor == factor]
+    groups = {name: [c for c in choices() if c.factor == name] for name in FACTORS}
+    widths = [max(4, len(group)) for group in groups.values()]
+    figure, panels = plt.subplots(
+        2,
+        len(groups),
+        figsize=(15, 6),
+        sharex="col",
+        sharey="row",
+        squeeze=False,
+        width_ratios=widths,
+        constrained_layout=True,
+    )
+    for (above, below), (factor, group) in zip(panels.T, groups.items()):
         for task, of_task, style in zip(TASKS, scores, ("oC0", "^C2")):
             if factor in task.factors:
                 points = [(n, ap) for n, choice in enumerate(group) for ap in of_task[choice.name]]
                 places, values = zip(*points) if points else ((), ())
-                panel.plot(places, values, style, label=task.dataset.name)
-        labels = [choice.value.replace(", ", "\n") for choice in group]
-        panel.set_xticks(range(len(group)), labels)
-        panel.set(title=factor, ylabel="AP of the seeds", ylim=(0, None))
-        if len(panel.lines) > 1:
-            panel.legend(loc="lower right")
-        if all(choice.name in costs for choice in group):
-            rows = [costs[choice.name] for choice in group]
-            beside = panel.twinx()
-            beside.plot([row["forward_ms"] / row["plain_forward_ms"] for row in rows], "s-C1")
-            beside.set_ylabel("latency over plain, R-50", color="C1")
-            beside.set_ylim(0, None)
+                above.plot(places, values, style, alpha=0.6, label=task.dataset.name)
+        above.set_title(factor)
+        above.grid(axis="y", alpha=0.3)
+        for place, choice in enumerate(group):
+            row = costs.get(choice.name)
+            if row:
+                below.bar(place, row["forward_ms"] / row["plain_forward_ms"], color="C1")
+        below.axhline(1, color="black", linewidth=1, linestyle="--")
+        below.set_xticks(range(len(group)), [c.value.replace(", ", "\n") for c in group])
+    first_above, first_below = panels[:, 0]
+    first_above.set_ylim(bottom=0)
+    first_above.set_ylabel("AP of the seeds, ResNet-18")
+    first_above.legend()
+    first_below.set_ylabel("latency over the plain\ndetector's, ResNet-50")
     figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 # ---- command line --------------------------------------------------------------------------------

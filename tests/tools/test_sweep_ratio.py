@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,28 @@ def test_broken_costs_are_one_line(tool, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith(f"sweep_ratio.py: {tmp_path}/cost.json: not a file of costs")
     assert error.count("\n") == 1
+
+
+def test_the_table_of_docs_is_of_its_records(tool, tmp_path, monkeypatch):
+    records = ROOT / "docs/sweep"
+    for file in records.rglob("*.json"):
+        copy = tmp_path / "records" / file.relative_to(records)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    monkeypatch.setattr(tool, "NUM_TRAIN", 1500)
+    monkeypatch.setattr(tool, "NUM_VAL", 300)
+    folders = ["--records", str(tmp_path / "records"), "--work", str(tmp_path / "work")]
+    assert tool.main(["report", "--engine", "torchvision", *folders]) == 0
+    kept = (records / "table.md").read_text()
+    words, numbers = apart((tmp_path / "records/table.md").read_text())
+    kept_words, kept_numbers = apart(kept)
+    assert words == kept_words
+    # Dunnett's bounds are integrated at random, by each version of SciPy in its own way
+    assert numbers == pytest.approx(kept_numbers, abs=0.15)
+    assert kept.strip() in (records / "README.md").read_text(encoding="utf-8")
+
+
+def apart(text):
+    """What is no number, and the numbers."""
+    number = r"[-+]?\d+(?:\.\d+)?"
+    return re.sub(number, "#", text), [float(found) for found in re.findall(number, text)]

@@ -74,12 +74,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], wo
         metavar="FOLDER",
         help=f"datasets, logs and checkpoints (default: {work})",
     )
-    parser.add_argument(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys to override in all runs, at the end of the command",
-    )
+    parser.add_argument("opts", **OVERRIDES)
 
 
 def _numbers(text: str) -> list[int]:

@@ -38,6 +38,7 @@ from aa_detection.data.drawn import DrawnDataset
 from aa_detection.data.sample import SAMPLE
 from aa_detection.engines import engine_name, load_engine
 from aa_detection.engines.runs import Run, Runs
+from aa_detection.evaluation.intervals import CONFIDENCE
 from aa_detection.models.analysis import DensePart, analyze
 from aa_detection.models.timing import (
     Case,
@@ -53,7 +54,6 @@ TRAIN_NET = ROOT / "tools/train_net.py"
 COSTED = ROOT / "configs/aa_retinanet_R50.yaml"
 NUM_TRAIN, NUM_VAL = 1500, 300
 SEEDS = (1, 2, 3)
-CONFIDENCE = 0.95
 
 ATTENTION = "MODEL.ATTENTION"
 
@@ -120,9 +120,9 @@ class Task:
     config_file: Path
     factors: tuple[str, ...]
 
-    def names(self) -> list[str]:
-        """Of the choices, each once."""
-        return list(dict.fromkeys(c.name for c in choices() if c.factor in self.factors))
+    def choices(self) -> list[Choice]:
+        """Each once, the default's too."""
+        return list({c.name: c for c in choices() if c.factor in self.factors}.values())
 
 
 TASKS = (
@@ -136,19 +136,18 @@ def planned_runs(args: argparse.Namespace, task: Task) -> dict[str, list[Run]]:
     root = (args.work / "datasets").resolve()
     size = {"num_train": NUM_TRAIN, "num_val": NUM_VAL}
     data = {"version": task.dataset.version, **size, "seed": 0}
-    overrides = {choice.name: choice.overrides for choice in choices()}
     return {
-        name: [
+        choice.name: [
             Run(
-                name=f"{task.dataset.name}/{name}-seed{seed}",
+                name=f"{task.dataset.name}/{choice.name}-seed{seed}",
                 config_file=task.config_file,
-                overrides=(*args.opts, *overrides[name], "SEED", str(seed)),
-                labels={"choice": name, "seed": seed, "data": data},
+                overrides=(*args.opts, *choice.overrides, "SEED", str(seed)),
+                labels={"choice": choice.name, "seed": seed, "data": data},
                 environment={"DETECTRON2_DATASETS": str(root)},
             )
             for seed in args.seeds
         ]
-        for name in task.names()
+        for choice in task.choices()
     }
 
 
@@ -222,11 +221,11 @@ def read_costs(path: Path) -> dict[str, dict]:
         raise ConfigError(f"{path}: not a file of costs: {error}") from None
 
 
-def detector(engine_word: str, overrides: tuple[str, ...]) -> nn.Module:
-    engine = load_engine(engine_word)
+def detector(engine: str, overrides: tuple[str, ...]) -> nn.Module:
+    builder = load_engine(engine)
     words = [*overrides, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
     torch.manual_seed(0)
-    model = engine.build_model(engine.load_config(str(COSTED), words)).eval()
+    model = builder.build_model(builder.load_config(str(COSTED), words)).eval()
     for name, module in model.named_modules():
         # random weights under frozen statistics would overflow
         if name.endswith(("bn3", "conv3.norm")):

@@ -227,7 +227,7 @@ def toy_scale(world: Path):
         if importlib.util.find_spec("detectron2"):
             # what get_cfg() copies; a cuda device would have to be there
             defaults = importlib.import_module("detectron2.config.defaults")
-            patch.setattr(defaults._C.MODEL, "DEVICE", "cpu")
+            patch.setitem(defaults._C.MODEL, "DEVICE", "cpu")
             patch.setattr(importlib.import_module("detectron2.engine"), "launch", _launch_one)
         patch.setattr(catalog, "_registered", {})
         patch.setattr(check, "SIZES", ((320, 320),))

@@ -112,7 +112,7 @@ class Normalize(GeneralizedRCNNTransform):
         super().__init__(min_size=0, max_size=0, image_mean=mean, image_std=std)
 
     def normalize(self, image: Tensor) -> Tensor:
-        return super().normalize(image.float())
+        return super().normalize(image.to(torch.get_default_dtype()))
 
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None

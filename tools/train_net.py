@@ -8,7 +8,11 @@ The same YAML runs on detectron2 and, where that is not installed, on torchvisio
 """
 
 import argparse
+import hashlib
+import os
 import sys
+
+from fvcore.common.config import CfgNode
 
 from aa_detection.command import ENGINE_OPTION, OVERRIDES, run_command
 from aa_detection.data import register_coco_dataset
@@ -73,15 +77,29 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> None:
-    engine = load_engine(args.engine)
-    cfg = engine.load_config(args.config_file, args.opts)
+def add_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Put ``--train-json`` and ``--val-json`` into the config, in place of the datasets it names.
+
+    The run's ``config.yaml`` then says where they are, and can be evaluated from any folder. Their
+    names tell datasets of different files apart.
+    """
     for split, key in (("train", "TRAIN"), ("val", "TEST")):
         annotations = getattr(args, f"{split}_json")
         if annotations:
-            name = f"custom_{split}"
-            register_coco_dataset(name, annotations, getattr(args, f"{split}_images"))
+            paths = [
+                os.path.abspath(os.path.expanduser(path))
+                for path in (annotations, getattr(args, f"{split}_images"))
+            ]
+            name = f"{split}_{hashlib.sha256(repr(paths).encode()).hexdigest()[:8]}"
+            register_coco_dataset(name, *paths)
+            cfg.DATASETS.COCO_FILES.append([name, *paths])
             cfg.DATASETS[key] = (name,)
+
+
+def run(args: argparse.Namespace) -> None:
+    engine = load_engine(args.engine)
+    cfg = engine.load_config(args.config_file, args.opts)
+    add_own_datasets(cfg, args)
     engine.run(
         cfg,
         resume=args.resume,

@@ -2,6 +2,7 @@
 
 from .attention_keys import add_attention_keys, attention_spec
 from .augmentation_keys import add_augmentation_keys, check_augmentation
+from .dataset_keys import add_dataset_keys, coco_files
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file
 from .loading import merge_overrides, merge_yaml, read_settings
@@ -19,12 +20,14 @@ __all__ = [
     "UnknownKeyError",
     "add_attention_keys",
     "add_augmentation_keys",
+    "add_dataset_keys",
     "attention_spec",
     "check_augmentation",
     "check_evaluation",
     "check_shares",
     "check_training",
     "check_values",
+    "coco_files",
     "config_file",
     "default_to_final_weights",
     "merge_overrides",

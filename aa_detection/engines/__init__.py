@@ -29,10 +29,12 @@ class Engine(Protocol):
     def load_config(self, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         """The engine's defaults with attention's keys, then the file, then ``KEY VALUE`` pairs.
 
-        ``MODEL.DEVICE`` cuda becomes cpu where there is no CUDA device.
+        The datasets of ``DATASETS.COCO_FILES`` are registered. ``MODEL.DEVICE`` cuda becomes cpu
+        where there is no CUDA device.
 
         Raises:
             ConfigError: a file, key or value that cannot be used here; names it.
+            DatasetError: a dataset's name already stands for other files.
         """
 
     def build_model(self, cfg: CfgNode) -> nn.Module:

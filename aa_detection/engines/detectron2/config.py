@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, defaults, get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from fvcore.common.registry import Registry
 
@@ -12,12 +12,15 @@ from ...config import (
     ConfigError,
     add_attention_keys,
     add_augmentation_keys,
+    add_dataset_keys,
     attention_spec,
     check_augmentation,
     check_values,
+    coco_files,
     merge_overrides,
     merge_yaml,
 )
+from ...data import register_coco_dataset
 
 
 def add_aa_config(cfg: CfgNode) -> None:
@@ -27,15 +30,23 @@ def add_aa_config(cfg: CfgNode) -> None:
     """
     add_attention_keys(cfg)
     add_augmentation_keys(cfg)
+    add_dataset_keys(cfg)
+
+
+def add_to_defaults() -> None:
+    """Add the keys to what ``detectron2.config.get_cfg()`` returns from now on."""
+    add_aa_config(defaults._C)
 
 
 def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     """detectron2's defaults, attention's keys, the file and the overrides.
 
-    ``MODEL.DEVICE`` cuda becomes cpu where there is no CUDA device.
+    The datasets of ``DATASETS.COCO_FILES`` are registered. ``MODEL.DEVICE`` cuda becomes cpu where
+    there is no CUDA device.
 
     Raises:
         ConfigError: see :func:`aa_detection.config.merge_yaml`.
+        DatasetError: a dataset's name already stands for other files.
     """
     cfg = get_cfg()
     add_aa_config(cfg)
@@ -46,6 +57,8 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     check_values(cfg)
     attention_spec(cfg)
     check_augmentation(cfg)
+    for entry in coco_files(cfg):
+        register_coco_dataset(*entry)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg

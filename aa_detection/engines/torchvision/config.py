@@ -10,12 +10,15 @@ from ...config import (
     ConfigError,
     add_attention_keys,
     add_augmentation_keys,
+    add_dataset_keys,
     attention_spec,
     check_augmentation,
     check_values,
+    coco_files,
     merge_overrides,
     merge_yaml,
 )
+from ...data import register_coco_dataset
 
 # detectron2's names, and its defaults but for the two that only a RetinaNet can have here
 DEFAULTS = {
@@ -203,15 +206,18 @@ ALLOWED = {
 def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     """This engine's defaults, attention's keys, the file and the overrides.
 
-    ``MODEL.DEVICE`` cuda becomes cpu where there is no CUDA device.
+    The datasets of ``DATASETS.COCO_FILES`` are registered. ``MODEL.DEVICE`` cuda becomes cpu where
+    there is no CUDA device.
 
     Raises:
         ConfigError: an unreadable file, an unknown key, a value of another type or out of range, or
             one that only detectron2 honours.
+        DatasetError: a dataset's name already stands for other files.
     """
     cfg = CfgNode(DEFAULTS)
     add_attention_keys(cfg)
     add_augmentation_keys(cfg)
+    add_dataset_keys(cfg)
     _add(cfg, CfgNode(DETECTRON2_ONLY))
     for name in NOT_OF_A_RETINANET:
         cfg.MODEL[name] = CfgNode(new_allowed=True)
@@ -227,6 +233,8 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     check_values(cfg)
     attention_spec(cfg)
     check_augmentation(cfg)
+    for entry in coco_files(cfg):
+        register_coco_dataset(*entry)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg

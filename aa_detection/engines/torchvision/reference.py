@@ -10,6 +10,7 @@ from typing import Any
 
 from ...config.attention_keys import ATTENTION_KEYS
 from ...config.augmentation_keys import AUGMENTATION_KEYS
+from ...config.dataset_keys import DATASET_KEYS
 from ...config.keys import Key
 from ...config.values import VALUES
 from .config import ALLOWED, DEFAULTS, DETECTRON2_ONLY, NOT_OF_A_RETINANET
@@ -61,7 +62,7 @@ command line: {unread}.
 
 def reference() -> str:
     """The page, in Markdown."""
-    own = [*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS]
+    own = [*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS, *DATASET_KEYS]
     return _TEXT.format(
         command=COMMAND,
         own="\n".join(_own_rows(own)),

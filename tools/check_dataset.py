@@ -88,12 +88,8 @@ def run(args: argparse.Namespace) -> int:
 
 def show(report: DatasetReport) -> None:
     print(report.dataset.annotation_file)
-    summary = report.summary
-    if summary is not None:
-        print(
-            f"  {summary.images} images, {summary.annotations} annotations, "
-            f"{len(summary.category_ids)} categories"
-        )
+    if report.summary is not None:
+        print(f"  {report.summary}")
     for title, findings in (("errors", report.errors), ("warnings", report.warnings)):
         print(f"  {title}: {sum(finding.count for finding in findings)}")
         for finding in findings:

@@ -52,6 +52,12 @@ class Checkpoint:
     author: str = ""
     rest: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def iteration(self) -> int:
+        """How many iterations are behind the weights; 0 where the file does not say."""
+        last = self.rest.get("iteration", -1)  # numbered from 0, as detectron2 has it
+        return last + 1 if type(last) is int else 0
+
 
 def read_checkpoint(
     path: str, *, allow_pickle: bool = False, paths: PathManager = PATHS

@@ -119,7 +119,7 @@ class _Check:
         images, categories, annotations = (sound[key] for key in FIELDS)
         self.categories(num_classes)
         self.images(images)
-        self.annotations(annotations, categories, train)
+        self.annotations(annotations, categories)
         if masks:
             self.masks(annotations)
         if train:
@@ -160,7 +160,7 @@ class _Check:
             )
             self.sizes.update((image["id"], (math.nan, math.nan)) for image in wrong)
 
-    def annotations(self, annotations: list[Record], categories: list[Record], train: bool) -> None:
+    def annotations(self, annotations: list[Record], categories: list[Record]) -> None:
         declared = self.ids["categories"]
         of_category = Counter(annotation["category_id"] for annotation in annotations)
         self._unknown(
@@ -204,15 +204,6 @@ class _Check:
                 "annotations: assumed values",
                 f"{self.path}: annotations without {' and '.join(assumed[k] for k in missing)}",
                 [each["id"] for each in annotations if any(each.get(k) is None for k in missing)],
-                warning=True,
-            )
-        empty = [image_id for image_id in self.sizes if image_id not in of_image]
-        if empty:
-            left_out = ": left out of training unless DATALOADER.FILTER_EMPTY_ANNOTATIONS is False"
-            self.report.add(
-                "images: without annotations",
-                f"{self.path}: image {empty[0]} has no annotation{left_out if train else ''}",
-                empty,
                 warning=True,
             )
         unused = [category for category in categories if category["id"] not in of_category]
@@ -294,6 +285,9 @@ def _summary(
     names = {category["id"]: category["name"] for category in categories}
     return CocoSummary(
         images=len(images),
+        unannotated=len(
+            {each["id"] for each in images} - {each["image_id"] for each in annotations}
+        ),
         annotations=len(annotations),
         category_ids=tuple(sorted(names)),
         category_names=tuple(names[each] for each in sorted(names)),

@@ -17,9 +17,17 @@ class CocoSummary:
     """What a dataset holds. The tuples on categories are in the order of their ids."""
 
     images: int
+    unannotated: int  # of the images, those without an annotation
     annotations: int
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        unannotated = f" ({self.unannotated} without annotations)" if self.unannotated else ""
+        return (
+            f"{self.images} images{unannotated}, {self.annotations} annotations, "
+            f"{len(self.category_ids)} categories"
+        )
 
 
 @dataclass(frozen=True)

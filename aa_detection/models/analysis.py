@@ -1,12 +1,16 @@
 """Parameters, FLOPs, activations, and what attention costs in memory, of one forward pass."""
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
-from fvcore.nn.jit_handles import get_shape
 from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function, once
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
 
 from ..layers import aa_conv
 from ..layers.aa_conv import AAConv2d

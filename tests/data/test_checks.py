@@ -63,6 +63,7 @@ def test_summary(dataset):
     report = check_dataset(dataset, num_classes=("MODEL.RETINANET.NUM_CLASSES", 3), train=True)
     assert report.summary == CocoSummary(
         images=3,
+        unannotated=1,
         annotations=3,
         category_ids=(3, 7, 9),
         category_names=("cat", "dog", "emu"),
@@ -70,7 +71,6 @@ def test_summary(dataset):
     assert report.errors == []
     assert [(each.kind, each.ids) for each in report.warnings] == [
         ("annotations: box of size zero", (102,)),
-        ("images: without annotations", (11,)),
         ("categories: without annotations", (9,)),
     ]
     assert report.seconds > 0 and report.image_seconds > 0
@@ -362,16 +362,6 @@ def test_the_id_that_pycocotools_takes_for_none(findings, dataset, number, ap):
     truth = coco.loadAnns(number)[0]
     detection = {key: truth[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
     assert coco_ap(coco, [detection])["AP-cat"] == pytest.approx(ap)
-
-
-@pytest.mark.parametrize("train", [True, False])
-def test_images_without_annotations_are_left_out_of_training_alone(findings, train):
-    (finding,) = [
-        each
-        for each in findings(lambda content: None, train=train)
-        if each.kind == "images: without annotations"
-    ]
-    assert ("left out of training" in finding.first) == train
 
 
 @pytest.mark.parametrize("change, kind, first, ids", WARNINGS)

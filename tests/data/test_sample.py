@@ -38,9 +38,9 @@ def test_passes_the_checks_of_a_users_dataset(sample):
     for split, images in (("train", 30), ("val", 80)):
         dataset = CocoDataset(split, sample / "annotations" / f"{split}.json", sample / split)
         report = check_dataset(dataset, train=True, images="pixels")
-        assert [each.kind for each in report.findings] == ["images: without annotations"]
+        assert report.findings == []
         summary = report.summary
-        assert summary.images == images
+        assert summary.images == images and summary.unannotated > 0
         assert summary.category_names == ("circle", "triangle", "square", "star", "crescent")
 
 

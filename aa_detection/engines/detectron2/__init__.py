@@ -1,6 +1,10 @@
 """The home engine: detectron2's trainer and evaluators around attention-augmented backbones."""
 
-from detectron2.modeling import build_model
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions as it is imported
+    from detectron2.modeling import build_model
 
 from .backbone import (
     build_aa_resnet_backbone,

@@ -123,6 +123,7 @@ def _worker(
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_accident)
         default_setup(cfg, None)
         for report in reports:
+            logger.info("%s: %s", report.dataset.name, report.summary)
             for finding in report.warnings:
                 logger.warning("%s", finding)
             dataset = report.dataset

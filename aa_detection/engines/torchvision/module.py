@@ -45,6 +45,7 @@ class DetectionModule(LightningModule):
 
     Attributes:
         iteration: how many are behind the weights.
+        loaded_iteration: how many were when they were loaded.
         results: metrics of the last evaluation by dataset name.
         evaluated_at: the iteration it was made at, or -1.
     """
@@ -63,7 +64,7 @@ class DetectionModule(LightningModule):
         self.test_datasets = test
         self.seed = seed
         self.guard = guard
-        self._loaded_iteration = 0
+        self.loaded_iteration = 0
         self.model = build_model(cfg)
         self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
@@ -133,12 +134,12 @@ class DetectionModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint["seed"]
-        self._loaded_iteration = checkpoint["global_step"]
+        self.loaded_iteration = checkpoint["global_step"]
 
     @property
     def iteration(self) -> int:
         # Lightning restores its count for training only
-        return max(self.global_step, self._loaded_iteration)
+        return max(self.global_step, self.loaded_iteration)
 
     # ------------------------------------------------------------------ evaluation
 

@@ -123,8 +123,10 @@ def _worker(
         check_output_dir(cfg.OUTPUT_DIR)
         _start_log(cfg.OUTPUT_DIR)
         _log.info("engine: torchvision %s on %s", torchvision.__version__, cfg.MODEL.DEVICE)
-        for finding in (finding for report in reports for finding in report.warnings):
-            _log.warning("%s", finding)
+        for report in reports:
+            _log.info("%s: %s", report.dataset.name, report.summary)
+            for finding in report.warnings:
+                _log.warning("%s", finding)
         if rank_zero_only.rank == 0:
             remove_unfinished(cfg.OUTPUT_DIR)
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
@@ -140,8 +142,9 @@ def _worker(
             StepGuard(stop, resumable),
         )
         if weights is not None:
-            report = load_checkpoint(module.model, weights, allow_partial=True)  # tried above
-            for line in report.lines():
+            loaded = load_checkpoint(module.model, weights, allow_partial=True)  # tried above
+            module.loaded_iteration = weights.iteration if eval_only else 0
+            for line in loaded.lines():
                 _log.info("%s", line)
         trainer = _trainer(cfg, eval_only, processes)
         if eval_only:

@@ -8,7 +8,6 @@ PyTorch project. Importing this needs torch alone.
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ __all__ = [
     "augment",
     "relative_attention_2d",
 ]
-
-# configs/ and tools/ stand inside an installed package, and beside it in a checkout
-if not (Path(__file__).parent / "configs").is_dir():
-    __path__.append(str(Path(__file__).resolve().parents[1]))
 
 # found on first use: a command line that prints its help need not wait for torch
 _PLACES = {

@@ -1,7 +1,7 @@
-"""``aa-detection COMMAND …``: the programs in tools/, by one name.
+"""``aa-detection COMMAND …``: the modules of :mod:`aa_detection.commands`, by one name.
 
-A program becomes a command by standing in that folder. Which ones do is known without importing
-any: they take seconds to import.
+A module becomes a command by standing in that folder. Which ones do is known without importing any:
+they take seconds to import.
 """
 
 import argparse
@@ -17,11 +17,12 @@ PROG = "aa-detection"
 
 
 def commands() -> dict[str, Path]:
-    """The programs by their commands' names."""
-    folder = Path(importlib.import_module("aa_detection.tools").__path__[0])
+    """The modules by their commands' names."""
+    folder = Path(__file__).with_name("commands")
     return {
         "train" if file.stem == "train_net" else file.stem.replace("_", "-"): file
         for file in sorted(folder.glob("*.py"))
+        if file.stem not in ("__init__", "command")
     }
 
 
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     prog = f"{PROG} {args.command}"
     try:
-        tool = importlib.import_module(f"aa_detection.tools.{known[args.command].stem}")
+        tool = importlib.import_module(f"aa_detection.commands.{known[args.command].stem}")
         return tool.main(args.words, prog)
     except ModuleNotFoundError as error:
         if (error.name or "aa_detection").startswith("aa_detection"):

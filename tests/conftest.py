@@ -15,8 +15,8 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def load_tool():
-    """``load_tool(name)``: the module ``tools/<name>.py``; its ``main`` is the command."""
-    return lambda name: importlib.import_module(f"aa_detection.tools.{name}")
+    """``load_tool(name)``: the module with the ``main`` that ``tools/<name>.py`` calls."""
+    return lambda name: importlib.import_module(f"aa_detection.commands.{name}")
 
 
 @pytest.fixture(scope="module")

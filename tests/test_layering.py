@@ -1,7 +1,6 @@
 """Who may import whom: arrows point down only."""
 
 import ast
-import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,17 +12,19 @@ import aa_detection
 PACKAGE = Path(aa_detection.__file__).parent
 # from the bottom up; those on one line do not import each other
 LAYERS = (
-    ("attention",),
+    ("atomic_file", "attention"),
     ("layers",),
     ("models",),
     ("config", "data"),
     ("evaluation", "export", "training"),
+    ("comparison",),
     ("checkpoints",),
     ("visualization",),
-    ("reports",),
+    ("inference",),
     ("engines",),
-    ("benchmarks",),
-    ("tools",),
+    ("reports",),
+    ("studies",),
+    ("commands",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # what only one place may import
@@ -31,14 +32,12 @@ OWNED = {
     "detectron2": PACKAGE / "engines" / "detectron2",
     "lightning": PACKAGE / "engines" / "torchvision",
 }
-# beside the package in a checkout, inside an installed one
-TOOLS = Path(importlib.import_module("aa_detection.tools").__path__[0])
-FILES = sorted({*PACKAGE.rglob("*.py"), *TOOLS.glob("*.py")} - {*PACKAGE.glob("configs/**/*.py")})
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def place(file: Path) -> tuple[str, ...]:
-    """The parts of a file's path below the package, were it installed."""
-    return file.relative_to(TOOLS.parent if TOOLS in file.parents else PACKAGE).parts
+    """The parts of a file's path below the package."""
+    return file.relative_to(PACKAGE).parts
 
 
 def imported(file: Path) -> Iterator[str]:
@@ -63,17 +62,19 @@ def layer(module: str) -> str | None:
 def test_every_package_has_its_layer():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages <= set(RANK), f"not in LAYERS: {packages - set(RANK)}"
+    assert all((PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists() for name in RANK)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: "/".join(place(file)))
 def test_arrows_point_down(file):
     parts = place(file)
-    if len(parts) == 1:
+    name = parts[0].removesuffix(".py")
+    if name in ("__init__", "__main__"):
         return  # the package's face imports what it shows
     for module in imported(file):
         target = layer(module)
-        if target is not None and target != parts[0]:
-            assert RANK[target] < RANK[parts[0]], f"{parts[0]} imports {module}"
+        if target is not None and target != name:
+            assert RANK[target] < RANK[name], f"{name} imports {module}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: "/".join(place(file)))
@@ -97,12 +98,12 @@ def test_models_know_no_detector():
         assert not any(module.startswith(detectors) for module in imported(file)), file
 
 
-def test_a_tool_imports_no_other():
-    names = {file.stem for file in TOOLS.glob("*.py")}
-    for file in TOOLS.glob("*.py"):
+def test_a_command_imports_no_other():
+    for file in sorted((PACKAGE / "commands").glob("*.py")):
         for module in imported(file):
-            other = module.startswith("aa_detection.tools.") or module.split(".")[0] in names
-            assert not other, f"{file.name} imports {module}"
+            other = module.startswith("aa_detection.commands.")
+            shared = module.startswith("aa_detection.commands.command.")
+            assert shared or not other, f"{file.name} imports {module}"
 
 
 def test_attention_and_layers_know_torch_alone():

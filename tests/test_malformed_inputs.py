@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aa_detection.config.files import CONFIGS as CONFIGS_FOLDER
+from aa_detection.config import configs_folder
 from aa_detection.data.catalog import _BUILTIN
 from aa_detection.engines import ENGINES
 
@@ -670,6 +670,6 @@ def test_malformed_input(engine, make, line, place, main, capsys):
     out, err = capsys.readouterr()
     assert status == 2
     known = ", ".join(sorted(_BUILTIN))
-    expected = line.format(folder=place.folder, known=known, configs=CONFIGS_FOLDER)
+    expected = line.format(folder=place.folder, known=known, configs=configs_folder())
     assert err == f"train_net.py: {expected}\n"
     assert {path: path.stat().st_mtime_ns for path in place.folder.rglob("*")} == before

@@ -36,7 +36,7 @@ def run(*command, cwd, **environment):
 def wheel(tmp_path_factory):
     """Built from a copy of the sources by the setuptools that is installed: without a network."""
     source = tmp_path_factory.mktemp("a source")
-    for name in ("aa_detection", "configs", "tools"):
+    for name in ("aa_detection", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -57,7 +57,7 @@ def installed(wheel, tmp_path_factory):
 
 def test_everything_is_in_it(wheel):
     expected = set()
-    for name in ("aa_detection", "configs", "tools"):
+    for name in ("aa_detection", "configs"):
         inside = "aa_detection" if name == "aa_detection" else f"aa_detection/{name}"
         for path in (ROOT / name).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:

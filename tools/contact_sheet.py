@@ -1,71 +1,7 @@
 #!/usr/bin/env python
-"""Ground truth beside detections for a handful of images, in one picture.
-
-    contact_sheet.py --dataset aa_sample_val --output sheet.png \\
-        --detections output/inference/coco_instances_results.json
-
-Each image twice: what is there at the left, what was found at the right.
-"""
-
-import argparse
 import sys
 
-from aa_detection.command import run_command
-from aa_detection.data import get_coco_dataset
-from aa_detection.visualization.contact_sheet import write_contact_sheet
-
-
-def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("contact_sheet.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="such as aa_sample_val")
-    parser.add_argument(
-        "--detections", required=True, metavar="FILE", help="coco_instances_results.json of a run"
-    )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the PNG file to write")
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="of the detections that are shown, from 0 to 1 (default: 0.5)",
-    )
-    parser.add_argument(
-        "--max-images", type=int, default=12, metavar="N", help="at most (default: 12)"
-    )
-    parser.add_argument(
-        "--columns", type=int, default=3, metavar="N", help="pairs side by side (default: 3)"
-    )
-    args = parser.parse_args(argv)
-    if min(args.max_images, args.columns) < 1:
-        parser.error(
-            f"--max-images and --columns must be at least 1, got {args.max_images} and "
-            f"{args.columns}"
-        )
-    return args
-
-
-def run(args: argparse.Namespace) -> None:
-    dataset = get_coco_dataset(args.dataset)
-    path = write_contact_sheet(
-        args.output,
-        dataset.annotation_file,
-        dataset.image_root,
-        args.detections,
-        score_threshold=args.score_threshold,
-        max_images=args.max_images,
-        columns=args.columns,
-    )
-    print(f"contact sheet: {path}")
-
-
-def main(argv: list[str] | None = None, prog: str = "contact_sheet.py") -> int:
-    """Run the command line; the exit status is :func:`run_command`'s."""
-    return run_command(prog, run, parse_args(argv, prog))
-
+from aa_detection.commands.contact_sheet import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ from iopath.common.file_io import PathManager
 from torch import nn
 
 from ..config import ConfigError, default_to_final_weights
-from ..models.weights import LoadReport
+from ..models.transfer import LoadReport
 from .loading import load_checkpoint
 from .paths import PATHS
 from .preprocessing import check_preprocessing

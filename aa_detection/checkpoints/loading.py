@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ConfigError
-from ..models.weights import BOOKKEEPING, LoadReport, fit_weights, load_fitting
+from ..models.transfer import BOOKKEEPING, LoadReport, fit_weights, load_fitting
 from .names import detectron2_name
 from .reading import Checkpoint
 
@@ -23,7 +23,7 @@ _COCO_UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 def load_checkpoint(
     model: nn.Module, checkpoint: Checkpoint, *, allow_partial: bool = False
 ) -> LoadReport:
-    """Load what fits, in place; see :func:`aa_detection.models.weights.fit_weights`.
+    """Load what fits, in place; see :func:`aa_detection.models.transfer.fit_weights`.
 
     The weights of a ResNet go where the model has one.
 

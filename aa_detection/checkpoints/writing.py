@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ..atomic_file import atomic_write
 from ..config import ConfigError
-from ..training.files import atomic_write
 
 FORMATS = (".pth", ".safetensors")
 

@@ -4,9 +4,9 @@ from .attention_keys import add_attention_keys, attention_spec
 from .augmentation_keys import add_augmentation_keys, check_augmentation
 from .dataset_keys import add_dataset_keys, coco_files
 from .errors import ConfigError, UnknownKeyError
-from .files import config_file
+from .files import config_file, configs_folder
 from .loading import merge_overrides, merge_yaml, read_settings
-from .training import (
+from .preflight import (
     check_evaluation,
     check_shares,
     check_training,
@@ -29,6 +29,7 @@ __all__ = [
     "check_values",
     "coco_files",
     "config_file",
+    "configs_folder",
     "default_to_final_weights",
     "merge_overrides",
     "merge_yaml",

@@ -1,14 +1,17 @@
 """Where a config file is: on disk, or among those that come with the package."""
 
 import difflib
-import importlib
 import os
 from pathlib import Path
 
 from .errors import ConfigError
 
-# inside an installed package, and beside it in a checkout
-CONFIGS = Path(importlib.import_module("aa_detection.configs").__path__[0])
+
+def configs_folder() -> Path:
+    """The configs that come with the package: inside it where it is installed, else beside it."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
 
 
 def config_file(name: str | os.PathLike[str]) -> str:
@@ -26,14 +29,15 @@ def config_file(name: str | os.PathLike[str]) -> str:
         return name
     known = packaged_configs()
     if name in known:
-        return str(CONFIGS / name)
+        return str(configs_folder() / name)
     namesakes = [each for each in known if os.path.basename(each) == os.path.basename(name)]
     nearest = namesakes or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"they are in {CONFIGS}"
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"they are in {configs_folder()}"
     raise ConfigError(f"{name}: no such file, nor a config that comes with the package; {hint}")
 
 
 def packaged_configs() -> list[str]:
     """Names of the configs that come with the package, with / between their folders and them."""
-    files = (path for ending in ("yaml", "py") for path in CONFIGS.rglob(f"*.{ending}"))
-    return sorted(path.relative_to(CONFIGS).as_posix() for path in files)
+    folder = configs_folder()
+    files = (path for ending in ("yaml", "py") for path in folder.rglob(f"*.{ending}"))
+    return sorted(path.relative_to(folder).as_posix() for path in files)

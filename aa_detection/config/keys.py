@@ -10,7 +10,7 @@ from fvcore.common.config import CfgNode
 
 @dataclass(frozen=True)
 class Key:
-    """One key; :mod:`aa_detection.engines.torchvision.reference` prints it.
+    """One key; :mod:`aa_detection.engines.reference` prints it.
 
     Attributes:
         name: dotted, from the config's root.

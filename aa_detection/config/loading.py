@@ -15,7 +15,7 @@ import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
 from .errors import ConfigError, UnknownKeyError
-from .files import CONFIGS, config_file, packaged_configs
+from .files import config_file, configs_folder, packaged_configs
 
 _MOST_VALUES = 100_000
 # fvcore's words
@@ -155,7 +155,7 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
             raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
         beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
         packaged = base in packaged_configs() and not os.path.exists(beside)
-        base = str(CONFIGS / base) if packaged else beside
+        base = str(configs_folder() / base) if packaged else beside
         # no config leads out of the configs: to a key file, a device that never ends, a pipe
         if not base.endswith((".yaml", ".yml")) or os.path.exists(base) != os.path.isfile(base):
             raise ConfigError(f"{path}: {BASE_KEY} must be a .yaml file, got {base}")

@@ -10,7 +10,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from .errors import ConfigError
-from .training import number_of_classes
+from .preflight import number_of_classes
 
 
 def _at_least(least: int) -> tuple[str, Callable[[Any], bool]]:

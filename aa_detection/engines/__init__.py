@@ -15,7 +15,7 @@ from torch import nn
 from ..config import ConfigError
 
 if TYPE_CHECKING:
-    from ..evaluation import Detector
+    from ..inference import Detector
     from . import detectron2, torchvision
 
 ENGINES = ("detectron2", "torchvision")
@@ -54,7 +54,7 @@ class Engine(Protocol):
 
         Args:
             allow_pickle: as :meth:`load_model`'s.
-            bfloat16: see :class:`aa_detection.evaluation.Detector`.
+            bfloat16: see :class:`aa_detection.inference.Detector`.
         """
 
     def run(

@@ -1,7 +1,7 @@
 """The papers' image classifiers, on torchvision's networks, with random weights.
 
 The names of the parameters that a network shares with its plain twin are the twin's, so
-:func:`aa_detection.models.weights.load_weights` starts one from torchvision's checkpoint of it.
+:func:`aa_detection.models.transfer.load_weights` starts one from torchvision's checkpoint of it.
 """
 
 from typing import Any

@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..evaluation import Difference
+from ..comparison import Difference
 from .runs import Series
 
 # apart from each other, readable on white and on black, told apart by most colour-blind eyes

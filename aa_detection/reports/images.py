@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools.coco import COCO
 
-from ..evaluation.matching import match
-from ..evaluation.results import Results
+from ..comparison.matching import match
+from ..comparison.results import Results
 
 
 @dataclass(frozen=True)

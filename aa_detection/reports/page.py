@@ -15,15 +15,16 @@ from markupsafe import Markup
 from PIL import Image
 from pycocotools.coco import COCO
 
+from ..comparison import Comparison, compare
+from ..comparison.comparison import load_annotations, mean_precision
+from ..comparison.matching import RECALL_THRESHOLDS, match
+from ..comparison.results import read_results
 from ..data import CocoDataset
 from ..data.images import read_image
-from ..evaluation import Comparison, Detector, coco_ap, compare
+from ..evaluation import coco_ap
 from ..evaluation.coco_ap import METRICS
-from ..evaluation.comparison import load_annotations, mean_precision
-from ..evaluation.matching import RECALL_THRESHOLDS, match
-from ..evaluation.results import read_results
+from ..inference import Detector, look
 from ..visualization.attention_figure import attention_figure
-from ..visualization.attention_maps import look
 from ..visualization.contact_sheet import draw_pair
 from . import figures
 from .images import ImageScore, best_and_worst, score_images

@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..attention import attention_at
-from ..evaluation import Detections, Detector
 from ..layers import AAConv2d
 
 Size = tuple[int, int]  # rows, columns
@@ -199,22 +197,6 @@ def record_attention(network: nn.Module) -> Iterator[AttentionRecord]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def look(detector: Detector, image: np.ndarray) -> tuple[Detections, PictureAttention]:
-    """What a detector finds in a picture, and its attention while it does.
-
-    Args:
-        image: ``(H, W, 3)`` uint8, BGR.
-
-    Raises:
-        NoAttentionError: the network has none.
-    """
-    size = image.shape[:2]
-    with record_attention(detector.model) as record:
-        (detections,) = detector([image])
-    attention = record.of_picture(picture_size=size, input_size=detector.input_size(*size))
-    return detections, attention
 
 
 def _note_size(record: AttentionRecord, module: nn.Module, args: tuple[Tensor, ...]) -> None:

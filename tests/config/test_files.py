@@ -5,7 +5,7 @@ import os
 import pytest
 
 from aa_detection.config import ConfigError, config_file, read_settings
-from aa_detection.config.files import CONFIGS, packaged_configs
+from aa_detection.config.files import configs_folder, packaged_configs
 
 NAME = "sample/aa_retinanet_R18.yaml"
 
@@ -15,7 +15,7 @@ def test_every_config_has_its_name(monkeypatch, tmp_path):
     names = packaged_configs()
     assert {NAME, "aa_retinanet_R50.yaml", "lazy/aa_retinanet_R50.py"} <= set(names)
     for name in names:
-        assert os.path.samefile(config_file(name), CONFIGS / name)
+        assert os.path.samefile(config_file(name), configs_folder() / name)
 
 
 def test_a_file_that_is_there_wins(monkeypatch, tmp_path):
@@ -32,7 +32,7 @@ def test_a_file_that_is_there_wins(monkeypatch, tmp_path):
         ("aa_retinanet_R18.yaml", f"did you mean {NAME}?"),
         ("configs/aa_retinanet_R50.yaml", "did you mean aa_retinanet_R50.yaml?"),
         ("aa_retinanet_R50", "did you mean aa_retinanet_R50.yaml or "),
-        ("zzzz", f"they are in {CONFIGS}"),
+        ("zzzz", f"they are in {configs_folder()}"),
     ],
 )
 def test_neither(name, hint, monkeypatch, tmp_path):

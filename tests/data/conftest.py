@@ -1,6 +1,6 @@
 import pytest
 
-from aa_detection.data.sample import write_sample_dataset
+from aa_detection.data.synthetic.sample import write_sample_dataset
 
 
 @pytest.fixture(scope="session")

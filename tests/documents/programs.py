@@ -81,8 +81,9 @@ def _python(words: list[str]) -> Call:
     after = [word for word in sum(smaller, []) if word.partition("=")[0] not in given]
     module = _load(path)
     if path.name == "analyze_model.py":  # every eighth network of --table
-        networks = module.published_networks
-        module.published_networks = lambda engine: networks(engine)[::8]
+        command = importlib.import_module(module.main.__module__)
+        networks = command.published_networks
+        command.published_networks = lambda engine: networks(engine)[::8]
     return module.main, [*words, *after]
 
 

@@ -24,16 +24,17 @@ import torch
 import torchvision
 
 from aa_detection.attention import BACKENDS
-from aa_detection.benchmarks import operator
 from aa_detection.checkpoints.names import from_torchvision
 from aa_detection.data import catalog
-from aa_detection.data.drawn import DrawnDataset
-from aa_detection.data.sample import write_sample_dataset
+from aa_detection.data.synthetic.drawn import DrawnDataset
+from aa_detection.data.synthetic.sample import write_sample_dataset
 from aa_detection.engines import ENGINES, load_engine
 from aa_detection.engines.processes import Processes, plan_processes
 from aa_detection.export import check
 from aa_detection.layers import GATES
-from aa_detection.models import CONVS, timing
+from aa_detection.models import CONVS
+from aa_detection.studies import timing
+from aa_detection.studies.benchmarks import operator
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from aa_detection.data.sample import write_sample_dataset
+from aa_detection.data.synthetic.sample import write_sample_dataset
 from aa_detection.engines import ENGINES, load_engine
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ pytest.importorskip("lightning", reason="Lightning is not installed")
 from aa_detection.config.attention_keys import ATTENTION_KEYS  # noqa: E402
 from aa_detection.config.augmentation_keys import AUGMENTATION_KEYS  # noqa: E402
 from aa_detection.config.loading import leaf_keys  # noqa: E402
-from aa_detection.engines.torchvision.reference import COMMAND, reference  # noqa: E402
+from aa_detection.engines.reference import COMMAND, reference  # noqa: E402
 
 
 def test_the_page_is_up_to_date():

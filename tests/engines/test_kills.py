@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aa_detection.training.files import UNFINISHED
+from aa_detection.atomic_file import UNFINISHED
 
 ROOT = Path(__file__).resolve().parents[2]
 MAX_ITER, PERIOD, EVAL_PERIOD = 24, 3, 8

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aa_detection.data.images import read_image
-from aa_detection.visualization.attention_maps import look
+from aa_detection.inference import look
 
 
 def test_looks_into_a_detector(engine, trained, tiny_config, sample_dataset):

@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from aa_detection.data.sample import write_sample_dataset
+from aa_detection.data.synthetic.sample import write_sample_dataset
 from aa_detection.evaluation import coco_ap
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from aa_detection.evaluation import Detections, Detector
+from aa_detection.evaluation import Detections
+from aa_detection.inference import Detector
 
 
 def some():

@@ -8,7 +8,7 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from aa_detection.layers import AAConv2d, AWConv2d, SqueezeExcitation  # noqa: E402
 from aa_detection.models import classification  # noqa: E402
-from aa_detection.models.weights import load_weights  # noqa: E402
+from aa_detection.models.transfer import load_weights  # noqa: E402
 from aa_detection.models.wide_resnet import WideResNet  # noqa: E402
 
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from aa_detection.data import CocoDataset
-from aa_detection.data.sample import write_sample_dataset
+from aa_detection.data.synthetic.sample import write_sample_dataset
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from aa_detection.evaluation.results import read_results
+from aa_detection.comparison.results import read_results
 from aa_detection.reports.images import ImageScore, best_and_worst, score_images
 
 

@@ -3,9 +3,9 @@ import re
 
 import pytest
 
+from aa_detection.comparison.comparison import load_annotations
 from aa_detection.data import DatasetError
 from aa_detection.evaluation import coco_ap
-from aa_detection.evaluation.comparison import load_annotations
 from aa_detection.reports import read_run, report_page
 
 

@@ -11,14 +11,9 @@ import sys
 import pytest
 import torch
 
+from aa_detection.atomic_file import UNFINISHED, atomic_write, remove_unfinished
 from aa_detection.config import ConfigError
-from aa_detection.training.files import (
-    UNFINISHED,
-    atomic_write,
-    check_output_dir,
-    cut_metrics,
-    remove_unfinished,
-)
+from aa_detection.training.files import check_output_dir, cut_metrics
 
 
 @contextlib.contextmanager

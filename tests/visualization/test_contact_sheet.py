@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from aa_detection.data import DatasetError
-from aa_detection.data.sample import write_sample_dataset
+from aa_detection.data.synthetic.sample import write_sample_dataset
 from aa_detection.visualization.contact_sheet import _choose_images, write_contact_sheet
 
 

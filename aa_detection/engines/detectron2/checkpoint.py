@@ -7,8 +7,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
+from ...atomic_file import atomic_write
 from ...checkpoints import load_checkpoint, read_checkpoint
-from ...training.files import atomic_write
 from ...training.guard import check_weights
 
 

@@ -8,7 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from torch import nn
 
-from ...evaluation import Detections, Detector
+from ...evaluation import Detections
+from ...inference import Detector
 from .weights import load_model
 
 

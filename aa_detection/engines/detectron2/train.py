@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import distributed
 
+from ...atomic_file import remove_unfinished
 from ...checkpoints import load_configured
 from ...config import (
     ConfigError,
@@ -27,7 +28,7 @@ from ...config import (
 )
 from ...data import DatasetReport, check_datasets, require_usable
 from ...training.failures import is_accident, one_line_endings
-from ...training.files import check_output_dir, remove_unfinished
+from ...training.files import check_output_dir
 from ...training.interrupt import StopSignals
 from ...training.memory import memory_advice
 from ..processes import Processes, plan_processes, run_together

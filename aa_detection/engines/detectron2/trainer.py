@@ -26,13 +26,13 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...atomic_file import UNFINISHED
 from ...data import complete_annotations
-from ...evaluation import Detector
+from ...inference import Detector
+from ...inference.samples import sample_pictures
 from ...training.batches import TrainingBatches
-from ...training.files import UNFINISHED
 from ...training.guard import StepGuard
 from ...training.interrupt import Interrupted, StopSignals
-from ...visualization.samples import sample_pictures
 from .catalog import coco_dataset
 from .checkpoint import AACheckpointer
 from .data import train_loader
@@ -253,7 +253,7 @@ def _results_folder(cfg: CfgNode, dataset_name: str) -> str:
 
 
 def _show_samples(cfg: CfgNode, dataset_name: str, detector: Detector) -> None:
-    """Put :func:`aa_detection.visualization.samples.sample_pictures` on TensorBoard."""
+    """Put :func:`aa_detection.inference.samples.sample_pictures` on TensorBoard."""
     dataset = coco_dataset(dataset_name)
     results = os.path.join(_results_folder(cfg, dataset_name), "coco_instances_results.json")
     if dataset is not None and os.path.isfile(results):

@@ -11,8 +11,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from ...atomic_file import atomic_write
 from ...config import ConfigError
-from ...training.files import atomic_write
 from ...training.guard import check_weights
 from ...training.interrupt import Interrupted
 from .module import DetectionModule

@@ -21,10 +21,10 @@ from tabulate import tabulate
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
+from ...atomic_file import atomic_write
 from ...data import CocoDataset, open_coco
 from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
-from ...training.files import atomic_write
 from ...training.guard import StepGuard
 from .data import Batch, Sample, in_picture, test_loader, train_loader
 from .model import build_model

@@ -7,7 +7,8 @@ from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.transforms.v2 import functional as F
 
-from ...evaluation import Detections, Detector
+from ...evaluation import Detections
+from ...inference import Detector
 from .data import in_picture, shortest_edge
 from .weights import load_model
 

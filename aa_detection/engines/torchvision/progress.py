@@ -20,8 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed
 
 from ...data import CocoDataset
-from ...evaluation import Detector
-from ...visualization.samples import sample_pictures
+from ...inference import Detector
+from ...inference.samples import sample_pictures
 
 PERIOD = 20  # iterations between two lines, and what the numbers in them are medians or means of
 _EVALUATION_PERIOD = 5.0  # seconds between two lines
@@ -129,7 +129,7 @@ def show_samples(
     detector: Detector,
     step: int,
 ) -> None:
-    """Put :func:`aa_detection.visualization.samples.sample_pictures` on TensorBoard."""
+    """Put :func:`aa_detection.inference.samples.sample_pictures` on TensorBoard."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             for name, picture in sample_pictures(dataset, detections, detector):

@@ -20,6 +20,7 @@ from lightning.pytorch.plugins.environments import (
 )
 from lightning.pytorch.utilities import rank_zero_only
 
+from ...atomic_file import atomic_write, remove_unfinished
 from ...checkpoints import Checkpoint, load_checkpoint, load_configured
 from ...config import (
     check_evaluation,
@@ -30,7 +31,7 @@ from ...config import (
 )
 from ...data import CocoDataset, DatasetReport, check_datasets, get_coco_dataset, require_usable
 from ...training.failures import one_line_endings
-from ...training.files import atomic_write, check_output_dir, cut_metrics, remove_unfinished
+from ...training.files import check_output_dir, cut_metrics
 from ...training.guard import StepGuard
 from ...training.interrupt import StopSignals
 from ...training.memory import memory_advice

@@ -1,0 +1,119 @@
+"""Time and peak memory of the attention operator and of detectors with it.
+
+    benchmark.py attention      every backend, plain attention as the floor, and timm's layer
+    benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step
+    benchmark.py maps           attention maps of 20 points, as tools/visualize_attention.py draws
+    benchmark.py precision      AA-RetinaNet's inference in bfloat16 and INT8, and its errors
+
+Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
+into ``--output``. Times are medians of cases that take turns in one process; memory is the peak
+over what is there before, each case in a process of its own. Sizes measured on this machine before
+and not again keep their rows. Runs on Linux.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..studies.benchmarks import detector, maps, operator, precision
+from ..studies.benchmarks.rows import map_size
+from .command import DEVICE_OPTION, parse_size, run_command
+
+# what is measured, and the options that it has
+BENCHMARKS = {
+    "attention": (operator, ("batch", "device", "dtype")),
+    "model": (detector, ("batch", "device")),
+    "maps": (maps, ("device",)),
+    "precision": (precision, ("batch",)),
+}
+OPTIONS = {
+    "batch": {"type": int, "help": "images at a time (default: 1)"},
+    "device": DEVICE_OPTION,
+    "dtype": {"choices": ("float32", "bfloat16"), "help": "of the inputs (default: float32)"},
+}
+
+
+def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
+    if args.device == "cpu":
+        info = Path("/proc/cpuinfo").read_text().splitlines()
+        device = next((x.split(": ")[1] for x in info if x.startswith("model name")), "CPU")
+    else:
+        device = torch.cuda.get_device_name()
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "dtype": args.dtype,
+        "batch": args.batch,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("benchmark.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (module, options) in BENCHMARKS.items():
+        command = commands.add_parser(name, description=module.__doc__)
+        dtype = "by row" if module is precision else "float32"
+        command.set_defaults(batch=1, device="cpu", dtype=dtype)
+        sizes = " ".join(f"{height}x{width}" for height, width in module.SIZES)
+        command.add_argument(
+            "--sizes",
+            nargs="+",
+            type=parse_size,
+            metavar="HxW",
+            default=module.SIZES,
+            help=f"of the {'map' if module is operator else 'image'}, pixels (default: {sizes})",
+        )
+        for option in options:
+            command.add_argument(f"--{option}", **OPTIONS[option])
+        command.add_argument(
+            "--output",
+            type=Path,
+            default=Path("docs/benchmark"),
+            metavar="DIR",
+            help="where the files go (default: docs/benchmark)",
+        )
+    args = parser.parse_args(argv)
+    if args.batch < 1:
+        parser.error(f"--batch must be at least 1, got {args.batch}")
+    return args
+
+
+def run(args: argparse.Namespace) -> None:
+    module, options = BENCHMARKS[args.command]
+    machine = describe_machine(args)
+    rows: list[dict[str, Any]] = []
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = args.output / args.command
+    if path.with_suffix(".json").exists():
+        result = json.loads(path.with_suffix(".json").read_text())
+        rows = result["rows"] if result["machine"] == machine else []
+    # after every size, so that a run that is stopped leaves what it measured
+    for measured in module.measure(args.sizes, **{name: getattr(args, name) for name in options}):
+        size = map_size(measured[0])
+        rows = [row for row in rows if map_size(row) != size] + measured
+        rows.sort(key=lambda row: row["height"] * row["width"])
+        result = {"machine": machine, "rows": rows}
+        path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+        table = ", ".join(f"{key} {value}" for key, value in machine.items()) + "\n"
+        table += module.table(rows)
+        path.with_suffix(".txt").write_text(table + "\n")
+    print(table)
+    if module is operator:
+        operator.plot(rows, path.with_suffix(".png"))
+
+
+def main(argv: list[str] | None = None, prog: str = "benchmark.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    interrupted = "interrupted; the sizes that were measured are kept"
+    return run_command(prog, run, args, interrupted=interrupted)

@@ -1,0 +1,101 @@
+"""Everything that is wrong with a dataset, before training finds out.
+
+    check_dataset.py --train-json train.json --train-images train/
+    check_dataset.py --config-file aa_retinanet_R50.yaml
+    check_dataset.py --config-file aa_retinanet_R50.yaml \\
+        --train-json train.json --train-images train/ --val-json val.json --val-images val/ \\
+        MODEL.RETINANET.NUM_CLASSES 5
+
+It takes what training takes. The exit status is 0 where nothing hinders training, 1 where
+something does, 2 where the command itself cannot be used.
+"""
+
+import argparse
+
+from ..config import ConfigError, number_of_classes
+from ..data import (
+    CocoDataset,
+    DatasetReport,
+    check_datasets,
+    get_coco_dataset,
+    register_coco_dataset,
+)
+from ..engines import load_engine
+from .command import ENGINE_OPTION, OVERRIDES, run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("check_dataset.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for split in ("train", "val"):
+        parser.add_argument(f"--{split}-json", metavar="FILE", help="COCO-format annotations")
+        parser.add_argument(f"--{split}-images", metavar="FOLDER", help="of their images")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="YAML configuration: its number of classes, and its DATASETS where none is given",
+    )
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument(
+        "--skip-images",
+        action="store_true",
+        help="do not open the image files (they are looked for all the same)",
+    )
+    parser.add_argument("opts", **OVERRIDES)
+    args = parser.parse_args(argv)
+    for split in ("train", "val"):
+        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
+            parser.error(f"--{split}-json and --{split}-images go together")
+    if not (args.train_json or args.val_json or args.config_file):
+        parser.error("name a dataset with --train-json and --train-images, or a --config-file")
+    if args.opts and not args.config_file:
+        parser.error("KEY VALUE pairs go with --config-file")
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 where nothing hinders training, else 1."""
+    cfg = None
+    if args.config_file:
+        cfg = load_engine(args.engine).load_config(args.config_file, args.opts)
+    datasets: dict[str, list[CocoDataset]] = {}
+    for split, key in (("train", "TRAIN"), ("val", "TEST")):
+        annotations = getattr(args, f"{split}_json")
+        if annotations:
+            images = getattr(args, f"{split}_images")
+            datasets[key] = [register_coco_dataset(f"custom_{split}", annotations, images)]
+        else:
+            names = cfg.DATASETS[key] if cfg is not None else ()
+            datasets[key] = [get_coco_dataset(name) for name in names]
+    if not any(datasets.values()):
+        raise ConfigError("DATASETS.TRAIN and DATASETS.TEST are empty; name a dataset")
+    reports = check_datasets(
+        datasets["TRAIN"],
+        datasets["TEST"],
+        num_classes=None if cfg is None else number_of_classes(cfg),
+        masks=cfg is not None and cfg.MODEL.MASK_ON,
+        images="names" if args.skip_images else "pixels",
+    )
+    for report in reports:
+        show(report)
+    return 1 if any(report.errors for report in reports) else 0
+
+
+def show(report: DatasetReport) -> None:
+    print(report.dataset.annotation_file)
+    if report.summary is not None:
+        print(f"  {report.summary}")
+    for title, findings in (("errors", report.errors), ("warnings", report.warnings)):
+        print(f"  {title}: {sum(finding.count for finding in findings)}")
+        for finding in findings:
+            print(f"    {finding}")
+    opened = f", images opened in {report.image_seconds:.1f} s" if report.image_seconds else ""
+    print(f"  checked in {report.seconds:.2f} s{opened}")
+
+
+def main(argv: list[str] | None = None, prog: str = "check_dataset.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    return run_command(prog, run, parse_args(argv, prog))

@@ -1,0 +1,119 @@
+"""What commands share: options of one meaning, and one way to end.
+
+A command ends with a status, and in one line where a user can do something about it.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import ConfigError
+from ..data import DatasetError
+from ..engines import ENGINES
+from ..engines.processes import report
+from ..training.failures import RunError, exit_status
+from ..training.interrupt import Interrupted
+
+
+def _device(text: str) -> str:
+    if text not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu or cuda, got {text!r}")
+    if text == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("cuda asks for a GPU, and PyTorch finds none here")
+    return text
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width from "HxW", the `type` of an option."""
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
+        raise argparse.ArgumentTypeError(f"expected HxW in pixels, got {text!r}")
+    return int(height), int(width)
+
+
+# arguments of ``add_argument``
+DEVICE_OPTION: dict[str, Any] = {
+    "type": _device,
+    "default": "cpu",
+    "metavar": "DEVICE",
+    "help": "cpu, or cuda for the GPU (default: cpu)",
+}
+ENGINE_OPTION: dict[str, Any] = {
+    "choices": ("auto", *ENGINES),
+    "default": "auto",
+    "help": "what to run on; auto, the default, is detectron2 where it imports, else torchvision",
+}
+OVERRIDES: dict[str, Any] = {
+    "nargs": argparse.REMAINDER,
+    "metavar": "KEY VALUE",
+    "help": "config keys to override, at the end of the command: MODEL.WEIGHTS, MODEL.DEVICE, …",
+}
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], work: str) -> None:
+    """The options of a command that makes several trainings: seeds, jobs, folder and config keys.
+
+    Args:
+        seeds: the default's.
+        work: the default's folder.
+    """
+    listed = ",".join(map(str, seeds))
+    parser.add_argument(
+        "--seeds", type=_numbers, default=[*seeds], metavar="N,N", help=f"default: {listed}"
+    )
+    parser.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(work),
+        metavar="FOLDER",
+        help=f"datasets, logs and checkpoints (default: {work})",
+    )
+    parser.add_argument("opts", **OVERRIDES)
+
+
+def _numbers(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len({*map(int, words)}) < len(words):
+        message = f"expected different whole numbers with commas between them, got {text!r}"
+        raise argparse.ArgumentTypeError(message)
+    return [int(word) for word in words]
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return number
+
+
+def run_command(
+    prog: str, function: Callable[..., int | None], *args: Any, interrupted: str = "interrupted"
+) -> int:
+    """Call `function` and return the command's exit status.
+
+    Args:
+        prog: what the line on standard error begins with.
+        interrupted: what Ctrl-C leaves, for that line.
+
+    Returns:
+        What `function` returns, 0 for None; 2 for input that cannot be used, 1 for a run that
+        failed, 130 after Ctrl-C, 143 after SIGTERM. A bug keeps its traceback.
+    """
+    try:
+        return function(*args) or 0
+    except (ConfigError, DatasetError, RunError, Interrupted) as end:
+        report(f"{prog}: {end}")
+        return exit_status(end)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        report(f"{prog}: {what.splitlines()[0]}")
+        return 2
+    except KeyboardInterrupt:
+        report(f"{prog}: {interrupted}")
+        return 130

@@ -1,0 +1,123 @@
+"""Does one detector beat another? A paired comparison on the same annotations.
+
+    compare_runs.py A.json B.json --annotations val.json
+    compare_runs.py a_seed*.json vs b_seed*.json --annotations val.json
+
+Result files are the inference/coco_instances_results.json of runs. Several runs of each, with other
+seeds, tell the methods apart; one of each, these two detectors. Prints the verdict and the tables,
+and writes comparison.json, comparison.md and plots into --output.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ..comparison import PUBLISHED, Comparison, compare
+from ..comparison.plots import write_comparison_plots
+from ..data import DatasetError
+from .command import run_command
+
+SEPARATOR = "vs"
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("compare_runs.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="FILE",
+        help=f"result files of A, the word {SEPARATOR}, and those of B; "
+        "the word may be left out between two files",
+    )
+    parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO's format")
+    parser.add_argument(
+        "--names",
+        nargs=2,
+        default=("A", "B"),
+        metavar=("A", "B"),
+        help="of what is compared, for the tables (default: A B)",
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=1000, metavar="N", help="of the images (default: 1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    parser.add_argument(
+        "--published",
+        choices=PUBLISHED,
+        metavar="CONFIG",
+        help="put the paper's gain of A over its plain twin beside: " + ", ".join(PUBLISHED),
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("output/comparison"),
+        metavar="DIR",
+        help="where the files go (default: output/comparison)",
+    )
+    args = parser.parse_intermixed_args(argv)
+    if SEPARATOR in args.runs:
+        at = args.runs.index(SEPARATOR)
+        args.a, args.b = args.runs[:at], args.runs[at + 1 :]
+    else:
+        args.a, args.b = args.runs[:1], args.runs[1:]
+    if not args.a or not args.b or (len(args.runs) > 2 and SEPARATOR not in args.runs):
+        parser.error(f"expected two result files, or A1 A2 ... {SEPARATOR} B1 B2 ...")
+    if SEPARATOR in args.b:
+        parser.error(f"expected {SEPARATOR} once: two arms are compared")
+    if args.resamples < 100 or args.seed < 0:
+        parser.error("expected --resamples of at least 100 and a --seed of at least 0")
+    return args
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """Writes all files beside `folder` first, so that none is there in part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".comparison.", dir=folder) as unfinished:
+        written = Path(unfinished)
+        (written / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
+        (written / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
+        try:
+            write_comparison_plots(comparison, written)
+        except ImportError:
+            print("no plots: they need matplotlib (pip install 'aa_detection[plots]')")
+        for file in written.iterdir():
+            file.replace(folder / file.name)
+
+
+def run(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _check_writable(args.output)
+    comparison = compare(
+        args.annotations,
+        args.a,
+        args.b,
+        names=tuple(args.names),
+        resamples=args.resamples,
+        seed=args.seed,
+        published=PUBLISHED.get(args.published),
+    )
+    write(comparison, args.output)
+    print(comparison.to_markdown())
+    print(f"written to {args.output}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Known before the work and not after it."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise DatasetError(f"--output {folder}: {existing} is not a folder that can be written to")
+
+
+def main(argv: list[str] | None = None, prog: str = "compare_runs.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted; nothing was written")

@@ -1,0 +1,91 @@
+"""A Pascal VOC or YOLO folder into a COCO annotation file.
+
+    convert_dataset.py voc --images JPEGImages --annotations Annotations \\
+        --image-set ImageSets/Main/train.txt --output train.json
+    convert_dataset.py yolo --images images/train --annotations labels/train \\
+        --names data.yaml --output train.json
+
+The file is checked before it is put in place. Pascal VOC has no list of its classes: where training
+and validation do not show the same ones, name them all with --classes.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..data.conversion import convert_voc, convert_yolo
+from .command import run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("convert_dataset.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    formats = parser.add_subparsers(dest="format", required=True)
+    for name in ("voc", "yolo"):
+        options = formats.add_parser(name)
+        options.add_argument(
+            "--images",
+            type=Path,
+            required=True,
+            metavar="FOLDER",
+            help="all are taken, annotated or not",
+        )
+        options.add_argument(
+            "--annotations",
+            type=Path,
+            required=True,
+            metavar="FOLDER",
+            help="a file an image, of its name",
+        )
+        options.add_argument(
+            "--output",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="the COCO annotation file to write",
+        )
+        if name == "voc":
+            options.add_argument(
+                "--image-set",
+                type=Path,
+                metavar="FILE",
+                help="a list of the images to take (default: all)",
+            )
+            options.add_argument(
+                "--classes",
+                nargs="+",
+                default=(),
+                metavar="NAME",
+                help="all of them, in order (default: those found, sorted)",
+            )
+        else:
+            options.add_argument(
+                "--names",
+                type=Path,
+                required=True,
+                metavar="FILE",
+                help="YAML with the names of the classes",
+            )
+    return parser.parse_args(argv)
+
+
+def run(format: str, **options: Any) -> None:
+    report = convert_voc(**options) if format == "voc" else convert_yolo(**options)
+    summary = report.summary
+    assert summary is not None  # or it would have been refused
+    print(
+        f"{report.dataset.annotation_file}: {summary.images} images, {summary.annotations} "
+        f"annotations, {len(summary.category_ids)} categories: {', '.join(summary.category_names)}"
+    )
+    for finding in report.warnings:
+        print(f"warning: {finding}")
+
+
+def main(argv: list[str] | None = None, prog: str = "convert_dataset.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    command = partial(run, **vars(parse_args(argv, prog)))
+    return run_command(prog, command, interrupted="interrupted; nothing was written")

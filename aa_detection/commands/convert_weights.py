@@ -1,0 +1,57 @@
+"""Weights from one framework's names, or one kind of file, to another.
+
+    convert_weights.py resnet50.pth R-50.safetensors
+
+Reads what training reads: torchvision's ResNets and RetinaNets, detectron2's zoo, and checkpoints
+of either engine, as .pth, .ckpt, .safetensors or .pkl. Writes the weights alone, as .pth or
+.safetensors by the ending of OUTPUT. The engines need no conversion; other programs may.
+"""
+
+import argparse
+import os
+
+from ..checkpoints import convert, read_checkpoint, write_weights
+from ..checkpoints.converting import LAYOUTS
+from ..config import ConfigError
+from .command import run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("convert_weights.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("input", metavar="INPUT", help="file, https:// or detectron2:// address")
+    parser.add_argument("output", metavar="OUTPUT", help=".pth or .safetensors file")
+    parser.add_argument(
+        "--to",
+        choices=LAYOUTS,
+        default="detectron2",
+        help="whose tensor names to write; detectron2's are also this project's (default)",
+    )
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read a .pkl; a pickle can run code when it is read, so only arrays are accepted from "
+        "it",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    if os.path.realpath(args.input) == os.path.realpath(args.output):
+        raise ConfigError(f"{args.output}: OUTPUT must be another file than INPUT")
+    checkpoint = read_checkpoint(args.input, allow_pickle=args.allow_pickle)
+    weights, about = convert(checkpoint, args.to)
+    write_weights(args.output, weights, about)
+    print(
+        f"{args.output}: {len(weights)} tensors, {sum(w.numel() for w in weights.values()):,} "
+        f"numbers, by {args.to}'s names (the input has {checkpoint.layout}'s)"
+    )
+
+
+def main(argv: list[str] | None = None, prog: str = "convert_weights.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted; nothing was written")

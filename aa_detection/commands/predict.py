@@ -1,0 +1,104 @@
+"""Detect objects in images, folders of them, videos, or before a webcam.
+
+Writes annotated copies and detections.json, a dataset in COCO's format with scores.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..engines import load_engine
+from ..inference.categories import find_categories
+from ..inference.predictions import Predictions, predict
+from ..inference.sources import find_sources
+from .command import ENGINE_OPTION, OVERRIDES, run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="images, folders, videos, or the number of a webcam, which Ctrl-C ends",
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
+    )
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument(
+        "--output",
+        default="output/predictions",
+        metavar="FOLDER",
+        help="of the copies and detections.json (default: output/predictions)",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="detections below are left out, from 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)"
+    )
+    parser.add_argument(
+        "--bfloat16",
+        action="store_true",
+        help="faster and less exact, on a processor that computes in bfloat16; see docs/export.md",
+    )
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
+    )
+    parser.add_argument("opts", **OVERRIDES)
+    args = parser.parse_args(argv)
+    if args.batch_size < 1:
+        parser.error(f"--batch-size must be at least 1, got {args.batch_size}")
+    return args
+
+
+def run(args: argparse.Namespace, prog: str) -> int:
+    """0, 1 where sources were skipped, 130 after an interrupt."""
+    sources = find_sources(args.input)
+    engine = load_engine(args.engine)
+    cfg = engine.load_config(args.config_file, args.opts)
+    predictions = Predictions(find_categories(cfg, args.class_names))
+    detector = engine.load_detector(cfg, bfloat16=args.bfloat16)
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    live = any(source.kind == "webcam" for source in sources)
+    total = None if live else sum(source.count() for source in sources)
+    interrupted = False
+    with tqdm(total=total, unit="picture", disable=None) as progress:
+        try:
+            predict(
+                detector,
+                sources,
+                folder,
+                predictions,
+                score_threshold=args.score_threshold,
+                batch_size=args.batch_size,
+                on_picture=progress.update,
+            )
+        except KeyboardInterrupt:
+            interrupted = True
+    predictions.write(folder / "detections.json")
+    print(f"{predictions.summary()}\nwritten to {folder}")
+    for line in predictions.skipped:
+        print(f"{prog}: skipped: {line}", file=sys.stderr)
+    if interrupted and not live:  # a webcam ends in no other way
+        print(f"{prog}: interrupted; written is what was done", file=sys.stderr)
+        return 130
+    return 1 if predictions.skipped else 0
+
+
+def main(argv: list[str] | None = None, prog: str = "predict.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    return run_command(prog, run, parse_args(argv, prog), prog)

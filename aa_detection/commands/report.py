@@ -1,0 +1,109 @@
+"""One HTML page about a training run, or about several and how they differ.
+
+Reads what a run left in its OUTPUT_DIR: the configuration, the losses, the detections on the test
+dataset and, of networks with attention, the weights.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..atomic_file import atomic_write
+from ..config import ConfigError
+from ..data import CocoDataset, DatasetError, get_coco_dataset
+from ..engines import load_engine
+from ..inference import Detector
+from ..reports.runs import Run, read_run
+from .command import ENGINE_OPTION, run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="the first is the baseline")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the page; default: report.html in the first OUTPUT_DIR"
+    )
+    parser.add_argument("--val-json", metavar="FILE", help="in place of the config's test dataset")
+    parser.add_argument("--val-images", metavar="FOLDER", help="of its images")
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="of the detections that are shown, from 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument(
+        "--no-attention", action="store_true", help="leave the weights alone, which takes seconds"
+    )
+    args = parser.parse_args(argv)
+    if bool(args.val_json) != bool(args.val_images):
+        parser.error("--val-json and --val-images go together")
+    return args
+
+
+def write_report(args: argparse.Namespace) -> None:
+    try:
+        from ..reports.page import report_page
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the report needs {error.name}: pip install 'aa_detection[plots]'"
+        ) from None
+    runs = name_apart([read_run(folder) for folder in args.runs])
+    dataset = _dataset(args, runs)
+    detectors = {}
+    if not args.no_attention:
+        for run in runs:
+            if run.augmented:
+                detectors[run.name] = _load_detector(run, args.engine)
+    page = report_page(runs, dataset, detectors=detectors, score_threshold=args.score_threshold)
+    path = Path(args.output) if args.output else runs[0].folder / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w") as file:
+        file.write(page)
+    print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def name_apart(runs: Sequence[Run]) -> list[Run]:
+    """With as much of their folders in the names as tells them apart.
+
+    Raises:
+        ConfigError: a folder is given twice.
+    """
+    folders = [run.folder.resolve() for run in runs]
+    for run, folder in zip(runs, folders):
+        if folders.count(folder) > 1:
+            raise ConfigError(f"{run.folder} is given twice; expected runs of their own")
+    for depth in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            break
+    return [replace(run, name=name) for run, name in zip(runs, names)]
+
+
+def _dataset(args: argparse.Namespace, runs: Sequence[Run]) -> CocoDataset:
+    if args.val_json:
+        return CocoDataset(Path(args.val_json).name, Path(args.val_json), Path(args.val_images))
+    for run in runs[1:]:
+        if run.dataset != runs[0].dataset:
+            raise ConfigError(
+                f"{run.folder} was evaluated on {run.dataset}, and {runs[0].folder} on "
+                f"{runs[0].dataset}: expected runs on one dataset"
+            )
+    try:
+        return get_coco_dataset(runs[0].dataset)
+    except DatasetError as error:
+        raise ConfigError(f"{error}; name its files with --val-json and --val-images") from None
+
+
+def _load_detector(run: Run, engine_name: str) -> Detector:
+    engine = load_engine(engine_name)
+    weights = ["MODEL.WEIGHTS", str(run.folder / "model_final.pth")]
+    return engine.load_detector(engine.load_config(str(run.folder / "config.yaml"), weights))
+
+
+def main(argv: list[str] | None = None, prog: str = "report.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, write_report, args, interrupted="interrupted; nothing was written")

@@ -1,0 +1,118 @@
+"""Train and evaluate a detector.
+
+    train_net.py --config-file sample/aa_retinanet_R18.yaml
+    train_net.py --config-file aa_retinanet_R50.yaml --eval-only MODEL.WEIGHTS model_final.pth
+
+The same YAML runs on detectron2 and, where that is not installed, on torchvision and Lightning.
+"""
+
+import argparse
+import hashlib
+import os
+
+from fvcore.common.config import CfgNode
+
+from ..data import register_coco_dataset
+from ..engines import load_engine
+from .command import ENGINE_OPTION, OVERRIDES, run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("train_net.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="YAML: a file, or the name of one that comes with the package, such as "
+        "sample/aa_retinanet_R18.yaml",
+    )
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS only")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read a .pkl that MODEL.WEIGHTS names, such as detectron2's ImageNet weights; a "
+        "pickle can run code when it is read, so only arrays are accepted from it",
+    )
+    parser.add_argument(
+        "--allow-partial-weights",
+        action="store_true",
+        help="train on from weights of which less than half of the backbone fits",
+    )
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, help="processes on this machine, one a GPU (default: 1)"
+    )
+    parser.add_argument("--num-machines", type=int, default=1, help="of a run (default: 1)")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, help="of this machine, from 0 (default: 0)"
+    )
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        help="where several machines meet: tcp://HOST:PORT (default: auto, on one machine)",
+    )
+    data = parser.add_argument_group(
+        "your own data", "COCO-format annotations and their images, in place of DATASETS"
+    )
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", metavar="FILE", help="COCO-format annotations")
+        data.add_argument(f"--{split}-images", metavar="FOLDER", help="of their images")
+    data.add_argument(
+        "--skip-images",
+        action="store_true",
+        help="do not open the image files before training (they are looked for all the same)",
+    )
+    parser.add_argument("opts", **OVERRIDES)
+    args = parser.parse_args(argv)
+    for split in ("train", "val"):
+        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
+            parser.error(f"--{split}-json and --{split}-images go together")
+    return args
+
+
+def add_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Put ``--train-json`` and ``--val-json`` into the config, in place of the datasets it names.
+
+    The run's ``config.yaml`` then says where they are, and can be evaluated from any folder. Their
+    names tell datasets of different files apart.
+    """
+    for split, key in (("train", "TRAIN"), ("val", "TEST")):
+        annotations = getattr(args, f"{split}_json")
+        if annotations:
+            paths = [
+                os.path.abspath(os.path.expanduser(path))
+                for path in (annotations, getattr(args, f"{split}_images"))
+            ]
+            name = f"{split}_{hashlib.sha256(repr(paths).encode()).hexdigest()[:8]}"
+            register_coco_dataset(name, *paths)
+            cfg.DATASETS.COCO_FILES.append([name, *paths])
+            cfg.DATASETS[key] = (name,)
+
+
+def run(args: argparse.Namespace) -> None:
+    engine = load_engine(args.engine)
+    cfg = engine.load_config(args.config_file, args.opts)
+    add_own_datasets(cfg, args)
+    engine.run(
+        cfg,
+        resume=args.resume,
+        eval_only=args.eval_only,
+        allow_pickle=args.allow_pickle,
+        allow_partial=args.allow_partial_weights,
+        num_gpus=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        open_images=not args.skip_images,
+    )
+
+
+def main(argv: list[str] | None = None, prog: str = "train_net.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted before the run began")

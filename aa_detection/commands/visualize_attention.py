@@ -1,0 +1,105 @@
+"""What every attention head looks at, from points of a picture.
+
+Writes NAME.html, a page in which the mouse moves the point (one file, opened in any browser), and
+for each point NAME_query_N.png, a row a layer and a column a head.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from ..atomic_file import atomic_write
+from ..config import ConfigError
+from ..data import read_image
+from ..engines import load_engine
+from ..inference import look
+from ..inference.categories import find_categories
+from ..visualization.attention_figure import attention_figure
+from ..visualization.attention_maps import NoAttentionError
+from ..visualization.attention_page import attention_page
+from .command import ENGINE_OPTION, OVERRIDES, run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--input", required=True, metavar="IMAGE", help="the picture")
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
+    )
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument(
+        "--query",
+        type=float,
+        nargs=2,
+        action="append",
+        metavar=("X", "Y"),
+        help="a point in pixels of the picture, may be repeated; "
+        "default: the centres of the detections",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="of the detections to ask about, from 0 to 1 (default: 0.5)",
+    )
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
+    )
+    parser.add_argument(
+        "--output",
+        default="output/attention",
+        metavar="FOLDER",
+        help="where the files go (default: output/attention)",
+    )
+    parser.add_argument("opts", **OVERRIDES)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    engine = load_engine(args.engine)
+    cfg = engine.load_config(args.config_file, args.opts)
+    names = list(find_categories(cfg, args.class_names).values())
+    image = np.asarray(read_image(args.input))[:, :, ::-1]
+    height, width = image.shape[:2]
+    for x, y in args.query or ():
+        if not (0 <= x < width and 0 <= y < height):
+            raise ConfigError(
+                f"--query {x:g} {y:g} is outside {args.input}, {width} x {height} pixels"
+            )
+    detector = engine.load_detector(cfg)
+    try:
+        detections, attention = look(detector, image)
+    except NoAttentionError as error:
+        raise ConfigError(f"{args.config_file}: {error}") from None
+
+    detections = detections.above(args.score_threshold)
+    points = [tuple(point) for point in args.query or detections.centres()]
+    print(f"{args.input}: {len(detections)} detections, {len(attention.layers)} attention layers")
+    if not points:
+        points = [(width / 2, height / 2)]
+        print(f"nothing of a score of {args.score_threshold:g} to ask about: the picture's centre")
+
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = Path(args.input).stem
+    page = attention_page(image, attention, detections, names, args.query or (), name)
+    with atomic_write(folder / f"{name}.html", "w") as file:
+        file.write(page)
+    print(f"page: {folder / name}.html ({len(page) / 1e6:.1f} MB)")
+    for i, figure in enumerate(attention_figure(image, attention, points), 1):
+        path = folder / f"{name}_query_{i}.png"
+        with atomic_write(path) as file:
+            figure.save(file, format="PNG", compress_level=1)
+        x, y = points[i - 1]
+        print(f"query ({x:.0f}, {y:.0f}): {path}")
+
+
+def main(argv: list[str] | None = None, prog: str = "visualize_attention.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    return run_command(prog, run, parse_args(argv, prog))

@@ -1,0 +1,70 @@
+"""A comparison of two arms as pictures: differences with their intervals, precision and recall."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..comparison import Comparison, Difference
+
+_SHOWN, _NOT_SHOWN = "#1f4e9c", "#9aa0a8"  # intervals without and with zero
+_ROW = 0.22  # inches
+
+
+def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Writes ``metrics.png``, ``classes.png`` and ``precision_recall.png`` into `folder`.
+
+    Raises:
+        ImportError: matplotlib is not installed; it comes with the extra ``plots``.
+    """
+    from matplotlib.figure import Figure
+
+    folder = Path(folder)
+    classes = dict(
+        sorted(comparison.per_class.items(), key=lambda item: _last_if_nan(item[1]), reverse=True)
+    )
+    figures = {
+        "metrics.png": _differences(Figure, comparison.metrics, comparison.names),
+        "classes.png": _differences(Figure, classes, comparison.names),
+        "precision_recall.png": _precision_recall(Figure, comparison),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120)
+    return [folder / name for name in figures]
+
+
+def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple[str, str]) -> Any:
+    """One row a metric or class, from the top down."""
+    figure = figure_type(figsize=(7, 1.2 + _ROW * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows.values()):
+        if math.isnan(row.difference):
+            continue
+        colour = _SHOWN if row.shown else _NOT_SHOWN
+        axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5)
+        axes.plot([row.difference], [place], "o", color=colour, markersize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(f"{names[0]} − {names[1]}, AP, with 95 % intervals")
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def _precision_recall(figure_type: type, comparison: Comparison) -> Any:
+    """Both arms, one panel for each IoU threshold."""
+    figure = figure_type(figsize=(5 * len(comparison.curves), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(comparison.curves), sharey=True)
+    for axes, curve in zip(panels, comparison.curves):
+        axes.plot(curve.recall, curve.a, color=_SHOWN, label=comparison.names[0])
+        axes.plot(curve.recall, curve.b, color="#c25b12", label=comparison.names[1])
+        axes.set(title=f"IoU {curve.iou:g}", xlabel="recall", xlim=(0, 1), ylim=(0, 100))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("precision in percent, mean over classes")
+    panels[0].legend()
+    return figure
+
+
+def _last_if_nan(row: Difference) -> float:
+    return -math.inf if math.isnan(row.difference) else row.difference

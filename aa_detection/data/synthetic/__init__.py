@@ -1,0 +1,1 @@
+"""Datasets drawn from a seed, with COCO annotations."""

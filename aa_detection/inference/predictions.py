@@ -1,0 +1,248 @@
+"""Detections in images and videos: annotated copies, and a file in COCO's format."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..atomic_file import atomic_write
+from ..data import DatasetError
+from ..evaluation import Detections
+from ..inference import Detector
+from ..visualization.boxes import draw_boxes
+from .sources import Source
+
+T = TypeVar("T")
+
+
+def annotate(
+    image: np.ndarray, detections: Sequence[Mapping[str, Any]], categories: Mapping[int, str]
+) -> np.ndarray:
+    """A copy of a picture, ``(H, W, 3)`` uint8, BGR, with its detections drawn.
+
+    Args:
+        detections: COCO's list of results.
+        categories: names by category id.
+    """
+    picture = Image.fromarray(image[:, :, ::-1])
+    side = min(picture.size)
+    line, label_size = max(2, side // 240), max(12, side // 36)
+    draw_boxes(picture, detections, categories, line=line, label_size=label_size)
+    return np.asarray(picture)[:, :, ::-1]
+
+
+@dataclass
+class Predictions:
+    """What was found: a dataset in COCO's format, whose annotations have scores.
+
+    ``COCO(file)`` reads it, and its "annotations" are COCO's list of results. A video's frames are
+    images with ``video_id`` and ``frame_id`` (from 0), as in COCO-VID.
+
+    Attributes:
+        categories: names by category id, in the order of the detector's classes.
+        skipped: sources that could not be read, a line each.
+        seconds: that detection took, without reading and drawing.
+    """
+
+    categories: Mapping[int, str]
+    images: list[dict[str, Any]] = field(default_factory=list)
+    videos: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def add(
+        self, source: Source, frame: int, image: np.ndarray, detections: Detections
+    ) -> list[dict[str, Any]]:
+        """One picture's detections, returned as COCO's results; frames come in order."""
+        height, width = image.shape[:2]
+        record = {
+            "id": len(self.images) + 1,
+            "file_name": source.name,
+            "height": height,
+            "width": width,
+        }
+        if source.kind != "image":
+            if frame == 0:
+                self.videos.append({"id": len(self.videos) + 1, "name": source.name})
+            record |= {"video_id": len(self.videos), "frame_id": frame}
+        self.images.append(record)
+        results = detections.to_coco(record["id"], list(self.categories))
+        for result in results:
+            area = result["bbox"][2] * result["bbox"][3]
+            number = len(self.annotations) + 1
+            self.annotations.append({"id": number, **result, "area": area, "iscrowd": 0})
+        return results
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """The dataset as JSON; the file appears when it is complete."""
+        content = {
+            "images": self.images,
+            "videos": self.videos,
+            "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
+            "annotations": self.annotations,
+        }
+        with atomic_write(path, "w") as file:
+            json.dump(content, file)
+
+    def summary(self) -> str:
+        """For people: how many pictures, what was found, how fast."""
+        frames = sum("video_id" in image for image in self.images)
+        counts = Counter(annotation["category_id"] for annotation in self.annotations)
+        lines = [
+            f"{len(self.images) - frames} images, {frames} frames of {len(self.videos)} videos: "
+            f"{len(self.annotations)} detections"
+        ]
+        lines += [f"  {self.categories[i]}: {count}" for i, count in counts.most_common()]
+        if self.seconds:
+            lines.append(f"{len(self.images) / self.seconds:.2f} pictures a second")
+        return "\n".join(lines)
+
+
+def predict(
+    detector: Detector,
+    sources: Sequence[Source],
+    folder: str | os.PathLike[str],
+    predictions: Predictions,
+    *,
+    score_threshold: float,
+    batch_size: int,
+    on_picture: Callable[[], object] = lambda: None,
+) -> None:
+    """Detects in all sources, fills `predictions` and writes the annotated copies.
+
+    An interrupt (Ctrl-C) goes on to the caller: `predictions` and a video's file then hold what was
+    done until then. Images and videos appear under their names when they are complete.
+
+    Args:
+        folder: of the annotated copies, named as :attr:`.sources.Source.output`.
+        score_threshold: what has a lower score is left out.
+        batch_size: pictures that go through the detector together; a webcam's go one by one.
+        on_picture: called after each.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    stills = [source for source in sources if source.kind == "image"]
+    pictures = ((s, i, image) for s in stills for i, image in _readable(s, predictions.skipped))
+    for batch in _batches(pictures, batch_size):
+        for source, found, image in _detect(detector, batch, score_threshold, predictions):
+            annotated = annotate(image, found, predictions.categories)
+            _write_image(annotated, Path(folder) / source.output)
+            on_picture()
+    for source in sources:
+        if source.kind == "image":
+            continue
+        try:
+            rate = source.frames_per_second()
+        except DatasetError as error:
+            predictions.skipped.append(str(error))
+            continue
+        pictures = ((source, *each) for each in _readable(source, predictions.skipped))
+        live = source.kind == "webcam"
+        with VideoFile(Path(folder) / source.output, rate, live) as video:
+            for batch in _batches(pictures, 1 if live else batch_size):
+                for _, found, image in _detect(detector, batch, score_threshold, predictions):
+                    video.write(annotate(image, found, predictions.categories))
+                    on_picture()
+
+
+def _write_image(image: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        picture = Image.fromarray(image[:, :, ::-1])
+        picture.save(file, format="JPEG" if path.suffix == ".jpg" else "PNG", quality=92)
+
+
+class VideoFile:
+    """An mp4 file that has its name when it is complete, or as far as it got on an interrupt.
+
+    Args:
+        rate: frames a second.
+        live: keep real time: a frame is written as often, or not at all, as the time since the
+            first demands.
+    """
+
+    def __init__(self, path: Path, rate: float, live: bool) -> None:
+        self.path = path
+        self.unfinished = path.with_name(f"{path.stem}.unfinished{path.suffix}")
+        self.rate = rate
+        self.live = live
+        self.writer: cv2.VideoWriter | None = None
+
+    def __enter__(self) -> "VideoFile":
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        writer = self.writer or self._open(frame)
+        repeats = 1
+        if self.live:
+            due = int((monotonic() - self.start) * self.rate) + 1
+            repeats = max(0, due - self.written)
+        for _ in range(repeats):
+            writer.write(np.ascontiguousarray(frame))
+        self.written += repeats
+
+    def _open(self, frame: np.ndarray) -> cv2.VideoWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        height, width = frame.shape[:2]
+        self.writer = writer = cv2.VideoWriter(
+            os.fspath(self.unfinished),
+            cv2.VideoWriter_fourcc(*"mp4v"),
+            self.rate,
+            (width, height),
+        )
+        if not writer.isOpened():
+            raise OSError(None, "OpenCV cannot write a video there", os.fspath(self.path))
+        self.start, self.written = monotonic(), 0
+        return writer
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self.writer is None:
+            return
+        self.writer.release()
+        if error is None or isinstance(error, KeyboardInterrupt):
+            os.replace(self.unfinished, self.path)
+        else:
+            self.unfinished.unlink(missing_ok=True)
+
+
+def _readable(source: Source, skipped: list[str]) -> Iterator[tuple[int, np.ndarray]]:
+    """The source's frames, numbered; why there are none goes to `skipped`."""
+    try:
+        yield from enumerate(source.frames())
+    except DatasetError as error:
+        skipped.append(str(error))
+
+
+def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _detect(
+    detector: Detector,
+    batch: list[tuple[Source, int, np.ndarray]],
+    score_threshold: float,
+    predictions: Predictions,
+) -> Iterator[tuple[Source, list[dict[str, Any]], np.ndarray]]:
+    start = perf_counter()
+    found = detector([image for _, _, image in batch])
+    predictions.seconds += perf_counter() - start
+    for (source, frame, image), detections in zip(batch, found):
+        detections = detections.above(score_threshold)
+        yield source, predictions.add(source, frame, image, detections), image

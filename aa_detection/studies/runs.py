@@ -1,0 +1,305 @@
+"""Trainings that an experiment compares: each a process of its own, each leaving one record.
+
+A record is a JSON file with what was trained and what it scored, and beside it the detections. It
+is what an experiment keeps: a run whose record is there is complete and never repeated, one that
+was interrupted goes on from its last checkpoint.
+"""
+
+import contextlib
+import fcntl
+import gzip
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import yaml
+
+from ..atomic_file import atomic_write
+from ..config import ConfigError, read_settings
+from ..training.interrupt import Interrupted
+
+# how Python is told to train; the same in a checkout and where the package is installed
+TRAIN = ("-m", "aa_detection", "train")
+# Of the settings: where a run is made and what it writes, not what it learns.
+_ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD")
+_PACKAGES = ("aa_detection", "torch", "torchvision", "lightning", "detectron2", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Args:
+        name: of its record, below the records' folder; may have slashes.
+        config_file: its YAML.
+        overrides: ``KEY VALUE …`` on top.
+        labels: what the run is to the experiment (arm, seed, data), kept in the record.
+        environment: variables of its process, such as the root of its datasets.
+    """
+
+    name: str
+    config_file: Path
+    overrides: tuple[str, ...] = ()
+    labels: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+class Runs:
+    """Where an experiment's runs are made and recorded.
+
+    Args:
+        train: what follows ``python`` on the command line of a training; :data:`TRAIN`.
+        engine: its ``--engine``, resolved: "detectron2" or "torchvision".
+        records: folder of the records, to keep.
+        work: folder of the runs' own output (logs, checkpoints).
+    """
+
+    def __init__(self, train: Sequence[str], engine: str, records: Path, work: Path) -> None:
+        self.train = train
+        self.engine = engine
+        self.records = records
+        self.work = work
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped = threading.Event()
+
+    def record(self, run: Run) -> dict[str, Any] | None:
+        """The record of a complete run, None if it is not complete.
+
+        Raises:
+            ConfigError: the record is of a run with other settings, or cannot be read.
+        """
+        path = self._path(run)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path}: not a record of a run: {error}") from None
+        expected = self._identity(run)
+        for part, wanted in expected.items():
+            found = record.get(part) if isinstance(record, dict) else None
+            if found != wanted:
+                raise ConfigError(
+                    f"{path}: this run had another {_difference(part, found, wanted)}; remove the "
+                    "record to run it again, or keep other runs in another folder"
+                )
+        return record
+
+    def detections(self, run: Run) -> list[dict[str, Any]]:
+        """The detections of a complete run, in COCO's format of results."""
+        with gzip.open(self._detections_path(run), "rt", encoding="utf-8") as file:
+            return json.load(file)
+
+    def complete(
+        self, runs: Sequence[Run], *, jobs: int, report: Callable[[str], None]
+    ) -> list[Run]:
+        """Make the runs that are not complete, `jobs` at a time, in order.
+
+        A run that fails loses itself only.
+
+        Returns:
+            The runs that failed.
+
+        Raises:
+            ConfigError: another process makes runs in this folder.
+            KeyboardInterrupt, Interrupted: SIGINT or SIGTERM. What is running has been told to
+                leave a checkpoint and has ended; it goes on the next time.
+        """
+        missing = [run for run in runs if self.record(run) is None]
+        report(f"{len(runs) - len(missing)} of {len(runs)} runs are complete")
+        failed: list[Run] = []
+
+        def make(run: Run) -> None:
+            if self._stopped.is_set():
+                return
+            report(f"{run.name}: starts")
+            record = self._make(run, jobs)
+            if record is not None:
+                score = record["metrics"]["AP"]  # None where nothing is annotated
+                score = "none" if score is None else f"{score:.2f}"
+                report(f"{run.name}: AP {score} after {record['seconds']:.0f} s")
+            elif not self._stopped.is_set():
+                failed.append(run)
+                report(f"{run.name}: failed, see {self.work / run.name / 'output.txt'}")
+
+        with _alone_in(self.work), _sigterm_raises(), ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(make, run) for run in missing]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                self._stopped.set()
+                for process in list(self._processes):
+                    process.terminate()
+                raise
+        return failed
+
+    def _make(self, run: Run, jobs: int) -> dict[str, Any] | None:
+        """Train, evaluate and record; None if the process failed or evaluated nothing."""
+        output = self.work / run.name
+        output.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **run.environment}
+        # processes that each use all cores wait for each other
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+        command = [sys.executable, *self.train, "--config-file", str(run.config_file)]
+        command += ["--engine", self.engine, "--resume", *run.overrides, "OUTPUT_DIR", str(output)]
+        resumed = any(output.glob("**/*.ckpt")) or (output / "last_checkpoint").exists()
+        start = time.monotonic()
+        with open(output / "output.txt", "a", encoding="utf-8") as file:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # or Ctrl-C would reach it before the SIGTERM below, and a second signal ends a
+                # training without a checkpoint
+                start_new_session=True,
+            )
+            self._processes.add(process)
+            status = process.wait()
+            self._processes.discard(process)
+        metrics = {} if status else _last_metrics(output / "metrics.json")
+        if not metrics:
+            return None
+        record = {
+            **self._identity(run),
+            "metrics": metrics,
+            "device": _device(output / "config.yaml"),
+            "threads": int(environment["OMP_NUM_THREADS"]),
+            # of the process that finished it
+            "seconds": round(time.monotonic() - start, 1),
+            "resumed": resumed,
+            "versions": _versions(),
+            "commit": _commit(),
+        }
+        found = json.loads((output / "inference" / "coco_instances_results.json").read_bytes())
+        self._path(run).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self._detections_path(run)) as file:
+            # without a time stamp: the same detections are the same file
+            file.write(gzip.compress(json.dumps(_rounded(found)).encode(), mtime=0))
+        # last: where this file stands the run is complete
+        with atomic_write(self._path(run), "w") as file:
+            file.write(json.dumps(record, indent=1) + "\n")
+        return record
+
+    def _identity(self, run: Run) -> dict[str, Any]:
+        settings = read_settings(str(run.config_file), run.overrides)
+        settings = {key: value for key, value in settings.items() if key not in _ELSEWHERE}
+        identity = {**run.labels, "engine": self.engine, "settings": settings}
+        return json.loads(json.dumps(identity))  # tuples are lists in the record
+
+    def _path(self, run: Run) -> Path:
+        return self.records / f"{run.name}.json"
+
+    def _detections_path(self, run: Run) -> Path:
+        return self.records / f"{run.name}.detections.json.gz"
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Two processes that make the same run would write into each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:  # the system lets go of it however a process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{folder}: another command makes its runs there; wait for it, or choose another "
+                "folder with --work"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """A scheduler's SIGTERM is an exception here, as Ctrl-C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _difference(part: str, found: Any, wanted: Any) -> str:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        part = next(key for key in keys if found.get(key) != wanted.get(key))
+        found, wanted = found.get(part), wanted.get(part)
+    return f"{part}, {json.dumps(found)} and not {json.dumps(wanted)}"
+
+
+def _last_metrics(path: Path) -> dict[str, float | None]:
+    """The last evaluation's, None for a metric of which nothing is annotated."""
+    metrics: dict[str, float | None] = {}
+    if not path.exists():
+        return metrics
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "bbox/AP" in row:
+            metrics = {key[5:]: value for key, value in row.items() if key.startswith("bbox/")}
+    return {
+        key: value if value is None or math.isnan(value) else round(value, 4)
+        for key, value in metrics.items()
+    }
+
+
+def _device(config: Path) -> str:
+    device = yaml.safe_load(config.read_text(encoding="utf-8"))["MODEL"]["DEVICE"]
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _commit() -> str | None:
+    """Of the repository that holds this package; None where it is installed, or without git."""
+    this = Path(__file__)
+    git = ["git", "-C", str(this.parent)]
+    commit = None
+    # an environment may stand in a repository that has nothing to do with it
+    for words in (["ls-files", "--error-unmatch", this.name], ["rev-parse", "HEAD"]):
+        try:
+            done = subprocess.run([*git, *words], capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        commit = done.stdout.strip()
+    return commit
+
+
+def _rounded(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A hundredth of a pixel and of a thousandth of a score: what takes half the space."""
+    return [
+        {
+            **each,
+            "bbox": [round(number, 2) for number in each["bbox"]],
+            "score": round(each["score"], 5),
+        }
+        for each in detections
+    ]

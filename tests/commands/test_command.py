@@ -1,0 +1,92 @@
+"""``aa-detection``: the programs of tools/ by one name, and how it is told what to do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aa_detection
+from aa_detection.__main__ import commands, main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_commands_and_tools_are_the_same():
+    files = {path.name for path in commands().values()}
+    assert files == {path.name for path in (ROOT / "tools").iterdir() if path.suffix}
+    assert len(commands()) == len(files)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_the_list(words, capsys):
+    try:
+        assert main(words) == 0
+    except SystemExit as end:
+        assert end.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: aa-detection COMMAND")
+    for command in commands():
+        (line,) = [line for line in lines if line.split()[:1] == [command]]
+        assert line.endswith((".", "?")) and len(line) <= 100
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"aa-detection {aa_detection.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "word, hint", [("trian", "did you mean train?"), ("zzz", "expected analyze-model, benchmark,")]
+)
+def test_an_unknown_command_is_one_line(word, hint, capsys):
+    assert main([word, "--help"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith(f"aa-detection: unknown command {word!r}, {hint}")
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_calls_itself_what_was_typed(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: aa-detection {command} ")
+    assert commands()[command].name not in out
+
+
+def test_so_do_its_messages(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config-file", "nowhere.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("aa-detection train: nowhere.yaml: no such file")
+
+
+def test_what_is_not_installed_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "aa_detection.commands.analyze_model", raising=False)
+    assert main(["analyze-model", "--table"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("aa-detection analyze-model: torchvision is not installed; ")
+    assert err.count("\n") == 1
+
+
+def test_torch_is_not_imported_before_the_command_is_known():
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "from aa_detection.__main__ import main\n"
+        "sys.exit(main(['trian']) - main([]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_what_the_package_shows_is_found_on_first_use():
+    assert {"AAConv2d", "relative_attention_2d", "add_aa_config"} <= set(dir(aa_detection))
+    for name in aa_detection.__all__:
+        assert getattr(aa_detection, name).__module__.startswith("aa_detection")
+    with pytest.raises(AttributeError, match="no attribute 'AAConv3d'"):
+        aa_detection.AAConv3d  # noqa: B018

@@ -1,0 +1,132 @@
+"""The controlled experiment at toy scale: two arms, one seed, two steps; then again."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from aa_detection.data.synthetic.context import BOARD_WIDTH, DISCS_FROM, HEIGHT, WIDTH
+from aa_detection.engines.torchvision.config import load_config
+from aa_detection.engines.torchvision.model import build_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def tool(load_tool, monkeypatch):
+    tool = load_tool("reproduce_gains")
+    small = {
+        name: dataclasses.replace(experiment, num_train=4, num_val=3)
+        for name, experiment in tool.EXPERIMENTS.items()
+    }
+    monkeypatch.setattr(tool, "EXPERIMENTS", small)
+    return tool
+
+
+@pytest.fixture
+def run(tool, tmp_path, capsys):
+    def _run(*words, steps="2"):
+        folders = ["--records", str(tmp_path / "records"), "--work", str(tmp_path / "work")]
+        keys = ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", steps, "SOLVER.STEPS", "()"]
+        keys += ["SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.WARMUP_ITERS", "0"]
+        arms = ["--engine", "torchvision", "--datasets", "context", "--arms", "plain,aa"]
+        status = tool.main([*folders, *arms, "--seeds", "1", *words, *keys])
+        return status, *capsys.readouterr()
+
+    return _run
+
+
+def test_end_to_end_and_again(run, tmp_path):
+    status, printed, _ = run("--jobs", "2")
+    assert status == 0
+    assert printed.startswith("0 of 2 runs are complete")
+    table = (tmp_path / "records/table.md").read_text()
+    assert table in printed
+    rows = [line for line in table.splitlines() if line.startswith(("| plain |", "| aa |"))]
+    assert [row.split(" | ")[1] for row in rows] == ["1", "1"]
+    records = {path.stem: json.loads(path.read_text()) for path in tmp_path.rglob("*-seed1.json")}
+    assert set(records) == {"plain-seed1", "aa-seed1"}
+    settings = [records[name]["settings"] for name in ("plain-seed1", "aa-seed1")]
+    assert {key for key in settings[1] if settings[0].get(key) != settings[1][key]} == {
+        "MODEL.ATTENTION.CONV"
+    }
+
+    # the same command again finds everything; a lost record is made anew from the checkpoint
+    status, printed, _ = run()
+    assert status == 0 and "2 of 2 runs are complete" in printed and "starts" not in printed
+    (tmp_path / "records/context/aa-seed1.json").unlink()
+    status, printed, _ = run()
+    assert status == 0 and "context/plain-seed1: starts" not in printed
+    again = json.loads((tmp_path / "records/context/aa-seed1.json").read_text())
+    assert again["resumed"] is True
+    assert again["metrics"] == records["aa-seed1"]["metrics"]
+
+    status, _, error = run(steps="3")
+    assert status == 2
+    assert error.startswith("reproduce_gains.py: ") and error.count("\n") == 1
+    assert "SOLVER.MAX_ITER" in error
+
+
+def test_a_name_that_is_none(tool, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool.main(["--arms", "plain,ab"])
+    assert end.value.code == 2
+    assert "'ab' is none of plain, aa, se, aw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--jobs", "0", "must be a whole number of at least 1, got '0'"),
+        ("--jobs", "two", "must be a whole number of at least 1, got 'two'"),
+        ("--seeds", "1,", "expected different whole numbers with commas between them, got '1,'"),
+        # two runs in one folder
+        ("--seeds", "1,2,1", "expected different whole numbers with commas between them, got"),
+        # detectron2's word for another seed each time
+        ("--seeds", "-1", "expected different whole numbers with commas between them, got '-1'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["reproduce_gains"], ["sweep_ratio", "train"]])
+def test_options_of_runs(load_tool, capsys, command, option, value, message):
+    name, *words = command
+    with pytest.raises(SystemExit) as end:
+        load_tool(name).main([*words, f"{option}={value}"])
+    assert end.value.code == 2
+    assert f"argument {option}: {message}" in capsys.readouterr().err
+
+
+def test_the_arms_are_twins(tool):
+    """Whatever an arm is, it says so in MODEL.ATTENTION and nowhere else."""
+    for experiment in tool.EXPERIMENTS.values():
+        configs = {}
+        for arm in tool.ARMS:
+            run = experiment.run(arm, 1, [], Path("datasets"))
+            cfg = load_config(str(run.config_file), run.overrides)
+            assert cfg.SEED == 1
+            configs[arm] = dict(cfg.MODEL.ATTENTION), cfg
+            cfg.MODEL.pop("ATTENTION")
+        attention = {arm: (keys["CONV"], keys["GATE"]) for arm, (keys, _) in configs.items()}
+        assert attention == {
+            "plain": ("", ""),
+            "aa": ("aa", ""),
+            "se": ("", "se"),
+            "aw": ("aw", ""),
+        }
+        for _, cfg in configs.values():
+            assert cfg == configs["plain"][1]
+
+
+@pytest.mark.parametrize(("arm", "sees"), [("plain", False), ("aa", True), ("se", True)])
+def test_what_a_twin_sees_of_the_boards(tool, arm, sees):
+    """From the places on P3 that stand for discs, only attention has a path to the boards."""
+    experiment = tool.EXPERIMENTS["context"]
+    run = experiment.run(arm, 1, ["MODEL.DEVICE", "cpu"], Path("datasets"))
+    torch.manual_seed(0)
+    model = build_model(load_config(str(run.config_file), run.overrides)).eval()
+    pixels = torch.randn(1, 3, HEIGHT, WIDTH, requires_grad=True)
+    p3 = next(iter(model.backbone(pixels).values()))
+    logits = model.head.cls_score(model.head.cls_subnet(p3))
+    (gradient,) = torch.autograd.grad(logits[..., DISCS_FROM // 8 :].abs().sum(), pixels)
+    assert bool(gradient[..., :BOARD_WIDTH].any()) == sees

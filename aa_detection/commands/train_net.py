@@ -9,7 +9,7 @@ The same YAML runs on detectron2 and, where that is not installed, on torchvisio
 import argparse
 
 from ..data import register_coco_dataset
-from ..engines import load_engine
+from ..engines import RunOptions, load_engine
 from .command import ENGINE_OPTION, OVERRIDES, run_command
 
 
@@ -80,8 +80,7 @@ def run(args: argparse.Namespace) -> None:
             name = f"custom_{split}"
             register_coco_dataset(name, annotations, getattr(args, f"{split}_images"))
             cfg.DATASETS[key] = (name,)
-    engine.run(
-        cfg,
+    options = RunOptions(
         resume=args.resume,
         eval_only=args.eval_only,
         allow_pickle=args.allow_pickle,
@@ -92,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
         dist_url=args.dist_url,
         open_images=not args.skip_images,
     )
+    engine.run(cfg, options)
 
 
 def main(argv: list[str] | None = None, prog: str = "train_net.py") -> int:

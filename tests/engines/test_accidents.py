@@ -99,15 +99,14 @@ def test_a_loss_that_diverges_names_iteration_and_images(engine, run, tmp_path):
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.pth"))
 
 
-def test_out_of_memory_names_two_keys_and_what_the_config_needs(engine, run, tmp_path, at_step):
+def test_out_of_memory_names_two_keys(engine, run, tmp_path, at_step):
     def exhaust():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     at_step(engine, 3, exhaust)
-    with pytest.raises(RunError, match="^out of memory: training on 2 images of 64x96") as caught:
+    with pytest.raises(RunError, match="^out of memory: lower ") as caught:
         run(engine, tmp_path, *STEPS)
     line = str(caught.value)
-    assert re.search(r"needs about \d\.\d+ GB a process", line)
     assert "SOLVER.IMS_PER_BATCH (2) or INPUT.MIN_SIZE_TRAIN ((64,))" in line
     assert "--resume goes on from" in line
 

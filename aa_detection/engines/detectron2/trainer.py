@@ -139,13 +139,10 @@ class AATrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
-        logger = logging.getLogger(__name__)
-        if resume and not self.checkpointer.has_checkpoint():
-            logger.info("--resume: no checkpoint in %s, training starts", self.cfg.OUTPUT_DIR)
         if self._batches is not None:
             self._batches.start, self._batches.seed = self.start_iter, self.seed
         elif self.start_iter > 0:
-            logger.warning(
+            logging.getLogger(__name__).warning(
                 "DATALOADER.SAMPLER_TRAIN %s starts anew: the images come in another order than in "
                 "the uninterrupted run",
                 self.cfg.DATALOADER.SAMPLER_TRAIN,

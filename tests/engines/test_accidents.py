@@ -23,8 +23,14 @@ def result(output_dir):
     weights = torch.load(output_dir / "model_final.pth", weights_only=True)["model"]
     detections = json.loads((output_dir / "inference/coco_instances_results.json").read_text())
     lines = [json.loads(line) for line in (output_dir / "metrics.json").open()]
+    if (output_dir / "last_checkpoint").exists():  # detectron2, whose losses are running medians
+        lines = [line for line in lines if "bbox/AP" in line]
+        lines = [
+            {key: line[key] for key in line if key == "iteration" or key.startswith("bbox/")}
+            for line in lines
+        ]
     for line in lines:
-        for timing in ("time", "data_time", "rank_data_time", "eta_seconds"):
+        for timing in ("time", "data_time", "eta_seconds"):
             line.pop(timing, None)
     return weights, detections, lines
 

@@ -1,6 +1,6 @@
 """Checkpoints of either framework: read as data, loaded into either engine's models, converted."""
 
-from .configured import build_trained, load_configured
+from .configured import build_trained, read_configured
 from .converting import convert
 from .loading import load_checkpoint
 from .preprocessing import check_preprocessing
@@ -13,7 +13,7 @@ __all__ = [
     "check_preprocessing",
     "convert",
     "load_checkpoint",
-    "load_configured",
     "read_checkpoint",
+    "read_configured",
     "write_weights",
 ]

@@ -8,8 +8,7 @@ from iopath.common.file_io import PathManager
 from torch import nn
 
 from ..config import ConfigError, default_to_final_weights
-from ..models.transfer import LoadReport
-from .loading import load_checkpoint
+from .loading import fit_checkpoint, load_checkpoint
 from .paths import PATHS
 from .preprocessing import check_preprocessing
 from .reading import Checkpoint, read_checkpoint
@@ -17,7 +16,7 @@ from .reading import Checkpoint, read_checkpoint
 _log = logging.getLogger(__name__)
 
 
-def load_configured(
+def read_configured(
     cfg: CfgNode,
     model: nn.Module,
     *,
@@ -25,10 +24,11 @@ def load_configured(
     allow_partial: bool = False,
     to_use: bool = False,
     paths: PathManager = PATHS,
-) -> tuple[Checkpoint, LoadReport]:
-    """Read ``MODEL.WEIGHTS`` and load it into the model that `cfg` describes.
+) -> Checkpoint:
+    """Read ``MODEL.WEIGHTS`` and see that it fits the model that `cfg` describes.
 
     Args:
+        model: stays as it is.
         allow_pickle, paths: of :func:`.read_checkpoint`.
         allow_partial: of :func:`.load_checkpoint`.
         to_use: the model is not trained any further, so that what the checkpoint lacks would stay
@@ -41,7 +41,7 @@ def load_configured(
     try:
         checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=allow_pickle, paths=paths)
         check_preprocessing(cfg, checkpoint)
-        report = load_checkpoint(model, checkpoint, allow_partial=allow_partial)
+        _, report = fit_checkpoint(model, checkpoint, allow_partial=allow_partial)
         if to_use and report.fresh and not allow_partial:
             raise ConfigError(
                 f"{checkpoint.path}: not a trained detector of this configuration: it lacks "
@@ -50,7 +50,7 @@ def load_configured(
             )
     except ConfigError as error:
         raise ConfigError(f"MODEL.WEIGHTS {error}") from None
-    return checkpoint, report
+    return checkpoint
 
 
 def build_trained(
@@ -70,13 +70,14 @@ def build_trained(
         allow_pickle, paths: of :func:`.read_checkpoint`.
 
     Raises:
-        ConfigError: see :func:`load_configured`.
+        ConfigError: see :func:`read_configured`.
     """
     cfg = cfg.clone()
     cfg.defrost()
     default_to_final_weights(cfg)
     model = build_model(cfg)
-    _, report = load_configured(cfg, model, allow_pickle=allow_pickle, to_use=True, paths=paths)
+    checkpoint = read_configured(cfg, model, allow_pickle=allow_pickle, to_use=True, paths=paths)
+    report = load_checkpoint(model, checkpoint)
     for line in report.lines():
         _log.info("%s", line)
     return model.eval().to(cfg.MODEL.DEVICE)

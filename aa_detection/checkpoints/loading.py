@@ -23,7 +23,23 @@ _COCO_UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 def load_checkpoint(
     model: nn.Module, checkpoint: Checkpoint, *, allow_partial: bool = False
 ) -> LoadReport:
-    """Load what fits, in place; see :func:`aa_detection.models.transfer.fit_weights`.
+    """Load what :func:`fit_checkpoint` finds to fit, in place.
+
+    Returns:
+        The report, by detectron2's names.
+
+    Raises:
+        ConfigError: see :func:`fit_checkpoint`; the model is unchanged then.
+    """
+    fitting, report = fit_checkpoint(model, checkpoint, allow_partial=allow_partial)
+    load_fitting(model, fitting)
+    return report
+
+
+def fit_checkpoint(
+    model: nn.Module, checkpoint: Checkpoint, *, allow_partial: bool = False
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """What fits into a model; see :func:`aa_detection.models.transfer.fit_weights`.
 
     The weights of a ResNet go where the model has one.
 
@@ -32,10 +48,10 @@ def load_checkpoint(
         allow_partial: load less than half of the backbone's parameters.
 
     Returns:
-        The report, by detectron2's names.
+        Tensors to load by the model's names, and the report by detectron2's.
 
     Raises:
-        ConfigError: the model is unchanged then. No tensor fits; less than half of the backbone's
+        ConfigError: no tensor fits; less than half of the backbone's
             parameters do, or the blocks are of the other kind (of which half would), and
             `allow_partial` is not set; numbers that are none (NaN, infinity); integers for weights.
     """
@@ -57,8 +73,7 @@ def load_checkpoint(
     report.backbone_share = _backbone_share(own, fitting)
     _name_as_detectron2(report)
     _check(checkpoint, own, fitting, report, allow_partial)
-    load_fitting(model, fitting)
-    return report
+    return fitting, report
 
 
 def _name_as_detectron2(report: LoadReport) -> None:

@@ -13,7 +13,7 @@ import os
 from fvcore.common.config import CfgNode
 
 from ..data import register_coco_dataset
-from ..engines import load_engine
+from ..engines import RunOptions, load_engine
 from .command import ENGINE_OPTION, OVERRIDES, run_command
 
 
@@ -98,8 +98,7 @@ def run(args: argparse.Namespace) -> None:
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, args.opts)
     add_own_datasets(cfg, args)
-    engine.run(
-        cfg,
+    options = RunOptions(
         resume=args.resume,
         eval_only=args.eval_only,
         allow_pickle=args.allow_pickle,
@@ -110,6 +109,7 @@ def run(args: argparse.Namespace) -> None:
         dist_url=args.dist_url,
         open_images=not args.skip_images,
     )
+    engine.run(cfg, options)
 
 
 def main(argv: list[str] | None = None, prog: str = "train_net.py") -> int:

@@ -13,12 +13,14 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from ..config import ConfigError
+from .options import RunOptions
 
 if TYPE_CHECKING:
     from ..inference import Detector
     from . import detectron2, torchvision
 
 ENGINES = ("detectron2", "torchvision")
+__all__ = ["ENGINES", "Engine", "RunOptions", "engine_name", "load_engine"]
 
 
 class Engine(Protocol):
@@ -57,31 +59,8 @@ class Engine(Protocol):
             bfloat16: see :class:`aa_detection.inference.Detector`.
         """
 
-    def run(
-        self,
-        cfg: CfgNode,
-        *,
-        resume: bool = False,
-        eval_only: bool = False,
-        allow_pickle: bool = False,
-        allow_partial: bool = False,
-        num_gpus: int = 1,
-        num_machines: int = 1,
-        machine_rank: int = 0,
-        dist_url: str = "auto",
-        open_images: bool = True,
-    ) -> dict[str, Any]:
+    def run(self, cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # noqa: B008
         """Train and evaluate, or evaluate only.
-
-        Args:
-            resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
-            eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
-            allow_pickle, allow_partial: how ``MODEL.WEIGHTS`` is loaded, see
-                :func:`aa_detection.checkpoints.load_configured`.
-            num_gpus: processes on this machine. Under torchrun its environment decides.
-            num_machines, machine_rank, dist_url: how many machines, which one this is, and where
-                they meet; see :func:`.processes.plan_processes`.
-            open_images: read every image file's header before anything starts.
 
         Returns:
             Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name;

@@ -27,6 +27,7 @@ from torch import distributed
 
 from ..config import ConfigError
 from ..training.failures import RunError
+from .options import RunOptions
 
 # while the first process computes AP, or opens a data set, the others wait in a collective
 _TIMEOUT = datetime.timedelta(minutes=30)
@@ -65,20 +66,19 @@ class Processes:
         return self.per_machine * self.machines
 
 
-def plan_processes(
-    device: str, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str
-) -> Processes:
+def plan_processes(device: str, options: RunOptions) -> Processes:
     """What the command line asks for, or under torchrun what its environment says.
 
     Args:
         device: ``MODEL.DEVICE``; with ``cuda`` every process has a GPU of its own.
-        num_gpus: processes on this machine; 0 is 1.
+        options: of which ``num_gpus`` 0 is 1.
 
     Raises:
         ConfigError: options that contradict each other, or too few GPUs.
     """
+    num_machines, machine_rank = options.num_machines, options.machine_rank
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        if num_machines != 1 or machine_rank or dist_url != "auto":
+        if num_machines != 1 or machine_rank or options.dist_url != "auto":
             raise ConfigError(
                 "--num-machines, --machine-rank and --dist-url: torchrun started this process and "
                 "has options of its own for them, --nnodes, --node-rank and --rdzv-endpoint"
@@ -92,13 +92,13 @@ def plan_processes(
             started=True,
         )
     else:
-        plan = Processes(max(1, num_gpus), num_machines, machine_rank, dist_url)
+        plan = Processes(max(1, options.num_gpus), num_machines, machine_rank, options.dist_url)
         if num_machines < 1 or not 0 <= machine_rank < num_machines:
             raise ConfigError(
                 f"--machine-rank {machine_rank} of --num-machines {num_machines}: expected a rank "
                 "from 0 to the number of machines less 1"
             )
-        if num_machines > 1 and dist_url == "auto":
+        if num_machines > 1 and options.dist_url == "auto":
             raise ConfigError(
                 f"--num-machines {num_machines} needs --dist-url tcp://HOST:PORT, a free port of "
                 "the machine of rank 0"

@@ -11,9 +11,13 @@ from typing import Any
 from ..config.attention_keys import ATTENTION_KEYS
 from ..config.augmentation_keys import AUGMENTATION_KEYS
 from ..config.dataset_keys import DATASET_KEYS
+from ..config.detectron2_keys import (
+    NOT_OF_A_RETINANET,
+    Detectron2Key,
+    detectron2_only,
+    honoured,
+)
 from ..config.keys import Key
-from ..config.values import VALUES
-from .torchvision.config import ALLOWED, DEFAULTS, DETECTRON2_ONLY, NOT_OF_A_RETINANET
 
 COMMAND = "python -m aa_detection.engines.reference > docs/configuration.md"
 
@@ -66,9 +70,9 @@ def reference() -> str:
     return _TEXT.format(
         command=COMMAND,
         own="\n".join(_own_rows(own)),
-        read="\n".join(_read_rows(dict(_leaves(DEFAULTS)))),
+        read="\n".join(_read_rows(honoured())),
         refused="\n".join(
-            f"- `{name}` {_code(default)}" for name, default in _leaves(DETECTRON2_ONLY)
+            f"- `{name}` {_code(key.default)}" for name, key in detectron2_only().items()
         ),
         unread=", ".join(f"`{name}`" for name in NOT_OF_A_RETINANET),
     )
@@ -82,24 +86,16 @@ def _own_rows(keys: Iterable[Key]) -> Iterator[str]:
         yield (f"| `{key.name}` | {kind} | {_code(key.default)} | {key.values} | {key.meaning} |")
 
 
-def _read_rows(defaults: Mapping[str, Any]) -> Iterator[str]:
+def _read_rows(keys: Mapping[str, Detectron2Key]) -> Iterator[str]:
     yield "| key | default | values |"
     yield "|---|---|---|"
-    for name, default in defaults.items():
+    for name, key in keys.items():
         values = ""
-        if name in ALLOWED:
-            values = ", ".join(map(_code, ALLOWED[name]))
-        elif name in VALUES:
-            values = VALUES[name][0].removeprefix("be ").replace("<", r"\<") + " (1)"
-        yield f"| `{name}` | {_code(default)} | {values} |"
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        if key.embedded is not None:
+            values = ", ".join(map(_code, key.embedded))
+        elif key.check is not None:
+            values = key.check[0].removeprefix("be ").replace("<", r"\<") + " (1)"
+        yield f"| `{name}` | {_code(key.default)} | {values} |"
 
 
 def _code(value: Any) -> str:

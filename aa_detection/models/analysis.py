@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function, once
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function as it is imported
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
-from ..layers import aa_conv
-from ..layers.aa_conv import AAConv2d
+from ..attention import BACKENDS
+from ..layers import AAConv2d
 
 
 @dataclass
@@ -53,6 +53,9 @@ class Analysis:
     attention: list[AttentionCost] = field(default_factory=list)
 
 
+_COUNTER = "counter"  # a backend that there is during a count alone
+
+
 class DensePart(nn.Module):
     """A detector of either engine from the normalised batch to its dense head's outputs."""
 
@@ -77,14 +80,20 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
     """
     costs: list[AttentionCost] = []
     running: list[str] = []
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, AAConv2d)]
     hooks = [
         module.register_forward_pre_hook(lambda m, args, name=name: running.append(name))
-        for name, module in model.named_modules()
-        if isinstance(module, AAConv2d)
+        for name, module in layers
     ]
 
     def count(
-        q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor | None, rel_w: Tensor | None, **options: Any
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel_h: Tensor | None,
+        rel_w: Tensor | None,
+        scale: float,
+        valid_size: Tensor | None,
     ) -> Tensor:
         batch, heads, height, width, key_depth = (int(n) for n in q.shape)
         tokens, value_depth = height * width, int(v.shape[-1])
@@ -100,10 +109,11 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
         )
         return _Attention.apply(q, k, v, rel_h is not None)
 
-    layers: Any = aa_conv  # whose operator is replaced meanwhile
-    training, operator = model.training, layers.relative_attention_2d
+    training, backends = model.training, [module.backend for _, module in layers]
     model.eval()
-    layers.relative_attention_2d = count
+    BACKENDS[_COUNTER] = count
+    for _, module in layers:
+        module.backend = _COUNTER
     try:
         with torch.no_grad():
             flops = FlopCountAnalysis(model, inputs)
@@ -117,7 +127,9 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
             attention, costs = costs, []  # the second count calls every layer once more
             total_activations = int(activations.total())
     finally:
-        layers.relative_attention_2d = operator
+        for (_, module), backend in zip(layers, backends):
+            module.backend = backend
+        del BACKENDS[_COUNTER]
         model.train(training)
         for hook in hooks:
             hook.remove()

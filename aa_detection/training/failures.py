@@ -27,14 +27,14 @@ def exit_status(end: BaseException) -> int:
 def one_line_endings(
     stop: StopSignals,
     last_checkpoint: Callable[[], str | None],
-    memory_advice: Callable[[], str],
+    memory_advice: str,
 ) -> Iterator[None]:
     """Turns what a user can do something about into one line with what is left to resume from.
 
     Args:
         stop: of the run.
         last_checkpoint: the newest complete one.
-        memory_advice: what the run needs and how to lower it; called where memory ran out.
+        memory_advice: what lowers the memory that the run needs.
 
     Raises:
         RunError, Interrupted: in place of what was raised; anything else passes.
@@ -70,9 +70,9 @@ def is_accident(error: BaseException | None) -> bool:
     )
 
 
-def _say(error: Exception, memory_advice: Callable[[], str]) -> str:
+def _say(error: Exception, memory_advice: str) -> str:
     if _out_of_memory(error):
-        return f"out of memory: {memory_advice()}"
+        return f"out of memory: {memory_advice}"
     if _is_dead_worker(error):
         return _dead_worker(str(error))
     if _is_lone_value(error):

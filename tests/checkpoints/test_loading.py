@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("lightning", reason="Lightning is not installed")
 
-from aa_detection.checkpoints import Checkpoint, load_checkpoint, load_configured, read_checkpoint
+from aa_detection.checkpoints import Checkpoint, load_checkpoint, read_checkpoint, read_configured
 from aa_detection.checkpoints.names import from_torchvision
 from aa_detection.config import ConfigError
 from aa_detection.engines.torchvision import build_model, load_config
@@ -20,6 +20,15 @@ ROOT = Path(__file__).resolve().parents[2]
 RGB = ["INPUT.FORMAT", "RGB", "MODEL.PIXEL_MEAN", "[123.675,116.28,103.53]",
        "MODEL.PIXEL_STD", "[58.395,57.12,57.375]"]  # fmt: skip
 FROZEN = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", "2"]
+
+
+def load_configured(cfg, model, **how):
+    """What MODEL.WEIGHTS names, into a model: as a run does it."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    checkpoint = read_configured(cfg, model, **how)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    report = load_checkpoint(model, checkpoint, allow_partial=how.get("allow_partial", False))
+    return checkpoint, report
 
 
 def config(*overrides, conv="aa"):

@@ -127,29 +127,37 @@ def test_a_broken_dataset(fail, data_root, tmp_path, monkeypatch, damage):
     assert named in fail()
 
 
-def test_own_data(main, data_root, tmp_path):
-    folder = data_root / "aa_sample"
+@pytest.mark.parametrize("engine", ENGINES)
+def test_own_data(engine, main, load_tool, data_root, tmp_path, monkeypatch, capsys):
+    """Trained on files of the command line, evaluated and used by its config alone."""
+    if engine == "detectron2":
+        pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    monkeypatch.chdir(data_root / "aa_sample")
     data = []
     for split in ("train", "val"):
-        data += [f"--{split}-json", str(folder / f"annotations/{split}.json")]
-        data += [f"--{split}-images", str(folder / split)]
+        data += [f"--{split}-json", f"annotations/{split}.json", f"--{split}-images", split]
     output = tmp_path / "out"
     tiny = ["SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0",
-            "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]  # fmt: skip
-    status = main(
-        [
-            "--config-file",
-            CONFIG,
-            "--engine",
-            "torchvision",
-            *data,
-            "OUTPUT_DIR",
-            str(output),
-            *tiny,
-        ]
-    )
-    assert status == 0
-    assert (output / "inference/coco_instances_results.json").exists()
+            "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu",
+            "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]  # fmt: skip
+    command = ["--config-file", CONFIG, "--engine", engine, *data, "OUTPUT_DIR", str(output)]
+    assert main([*command, *tiny]) == 0
+    results = output / "inference/coco_instances_results.json"
+    expected = results.read_text()
+    results.unlink()
+
+    # as in another process, from another folder
+    monkeypatch.setattr("aa_detection.data.catalog._registered", {})
+    monkeypatch.chdir(tmp_path)
+    config = ["--engine", engine, "--config-file", str(output / "config.yaml")]
+    assert main([*config, "--eval-only"]) == 0
+    assert results.read_text() == expected
+    if engine == "torchvision":
+        assert "at iteration 1\n" in (output / "log.txt").read_text()
+    photos = ["--input", str(data_root / "aa_sample/val"), "--output", str(tmp_path / "found")]
+    assert load_tool("predict").main([*config, *photos]) == 0
+    found = json.loads((tmp_path / "found/detections.json").read_text())
+    assert [c["name"] for c in found["categories"]][0] == "circle"
 
 
 def test_json_and_images_go_together(main, capsys):

@@ -28,7 +28,7 @@ from aa_detection.checkpoints.names import from_torchvision
 from aa_detection.data import catalog
 from aa_detection.data.synthetic.drawn import DrawnDataset
 from aa_detection.data.synthetic.sample import write_sample_dataset
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines import ENGINES, RunOptions, load_engine
 from aa_detection.engines.processes import Processes, plan_processes
 from aa_detection.export import check
 from aa_detection.layers import GATES
@@ -202,7 +202,7 @@ def write_runs(folder: Path) -> None:
     ):
         cfg = engine.load_config(str(ROOT / f"configs/{config}.yaml"))
         cfg.OUTPUT_DIR = str(folder / "output" / name)
-        engine.run(cfg, allow_pickle=True)
+        engine.run(cfg, RunOptions(allow_pickle=True))
     shutil.copy(folder / "output/aa_retinanet_R50/model_final.pth", folder)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from aa_detection.data.synthetic.sample import write_sample_dataset
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines import ENGINES, RunOptions, load_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 AA_CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
@@ -65,7 +65,7 @@ def run():
 
     def _run(engine, output_dir, *overrides, config=AA_CONFIG, **how):
         cfg = engine.load_config(config, [*TINY, "OUTPUT_DIR", str(output_dir), *overrides])
-        return engine.run(cfg, **how)
+        return engine.run(cfg, RunOptions(**how))
 
     return _run
 

@@ -23,8 +23,14 @@ def result(output_dir):
     weights = torch.load(output_dir / "model_final.pth", weights_only=True)["model"]
     detections = json.loads((output_dir / "inference/coco_instances_results.json").read_text())
     lines = [json.loads(line) for line in (output_dir / "metrics.json").open()]
+    if (output_dir / "last_checkpoint").exists():  # detectron2, whose losses are running medians
+        lines = [line for line in lines if "bbox/AP" in line]
+        lines = [
+            {key: line[key] for key in line if key == "iteration" or key.startswith("bbox/")}
+            for line in lines
+        ]
     for line in lines:
-        for timing in ("time", "data_time", "rank_data_time", "eta_seconds"):
+        for timing in ("time", "data_time", "eta_seconds"):
             line.pop(timing, None)
     return weights, detections, lines
 
@@ -99,15 +105,14 @@ def test_a_loss_that_diverges_names_iteration_and_images(engine, run, tmp_path):
     assert not list(tmp_path.rglob("*.ckpt")) and not list(tmp_path.rglob("*.pth"))
 
 
-def test_out_of_memory_names_two_keys_and_what_the_config_needs(engine, run, tmp_path, at_step):
+def test_out_of_memory_names_two_keys(engine, run, tmp_path, at_step):
     def exhaust():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     at_step(engine, 3, exhaust)
-    with pytest.raises(RunError, match="^out of memory: training on 2 images of 64x96") as caught:
+    with pytest.raises(RunError, match="^out of memory: lower ") as caught:
         run(engine, tmp_path, *STEPS)
     line = str(caught.value)
-    assert re.search(r"needs about \d\.\d+ GB a process", line)
     assert "SOLVER.IMS_PER_BATCH (2) or INPUT.MIN_SIZE_TRAIN ((64,))" in line
     assert "--resume goes on from" in line
 

@@ -4,8 +4,13 @@ import pytest
 from fvcore.common.config import CfgNode
 
 from aa_detection.config import ConfigError
+from aa_detection.config.detectron2_keys import (
+    NOT_OF_A_RETINANET,
+    detectron2_only,
+    honoured,
+    nested,
+)
 from aa_detection.config.loading import leaf_keys
-from aa_detection.engines.torchvision import config as embedded
 
 from .conftest import ROOT, TINY
 
@@ -29,22 +34,19 @@ def test_defaults_are_detectron2s():
         "detectron2.config", reason="detectron2 is not installed"
     )
     theirs = detectron2_config.get_cfg()
-    for name in set(leaf_keys(CfgNode(embedded.DEFAULTS))) - DIFFERENT_DEFAULTS:
-        assert value(CfgNode(embedded.DEFAULTS), name) == value(theirs, name), name
+    for name, key in {**honoured(), **detectron2_only()}.items():
+        if name not in DIFFERENT_DEFAULTS:
+            assert key.default == value(theirs, name), name
 
 
 def test_every_key_of_detectron2_is_known():
     detectron2_config = pytest.importorskip(
         "detectron2.config", reason="detectron2 is not installed"
     )
-    honoured = set(leaf_keys(CfgNode(embedded.DEFAULTS)))
-    theirs_alone = set(leaf_keys(CfgNode(embedded.DETECTRON2_ONLY)))
-    groups = tuple(f"MODEL.{name}." for name in embedded.NOT_OF_A_RETINANET)
-    cfg = detectron2_config.get_cfg()
-    for name in leaf_keys(cfg):
-        assert (name in honoured) + (name in theirs_alone) + name.startswith(groups) == 1, name
-        if name in theirs_alone:
-            assert value(CfgNode(embedded.DETECTRON2_ONLY), name) == value(cfg, name), name
+    groups = tuple(f"MODEL.{name}." for name in NOT_OF_A_RETINANET)
+    for name in leaf_keys(detectron2_config.get_cfg()):
+        known = (name in honoured(), name in detectron2_only(), name.startswith(groups))
+        assert sum(known) == 1, name
 
 
 @pytest.mark.parametrize("name", ["retinanet_R18", "aa_retinanet_R18"])
@@ -63,15 +65,14 @@ def test_config_of_a_detectron2_run(torchvision_engine, detectron2_engine, run, 
 def test_every_default_of_detectron2_but_the_network(torchvision_engine, tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(
-        CfgNode({**embedded.DETECTRON2_ONLY, "OUTPUT_DIR": "x"}).dump() + "_BASE_: rcnn.yaml\n"
+        CfgNode({**nested(detectron2_only()), "OUTPUT_DIR": "x"}).dump() + "_BASE_: rcnn.yaml\n"
     )
     (tmp_path / "rcnn.yaml").write_text(
         "MODEL: {ROI_HEADS: {NUM_CLASSES: 3, NAME: Res5}, RPN: {NMS_THRESH: 0.5},"
         " KEYPOINT_ON: True}\nTEST: {AUG: {ENABLED: True}}\n"  # both back at their defaults above
     )
     cfg = torchvision_engine.load_config(str(config))
-    expected = CfgNode(embedded.DEFAULTS)
-    assert set(leaf_keys(expected)) <= set(leaf_keys(cfg))
+    assert set(honoured()) <= set(leaf_keys(cfg))
     assert "ROI_HEADS" not in cfg.MODEL and "AUG" not in cfg.TEST and "GLOBAL" not in cfg
 
 

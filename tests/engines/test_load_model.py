@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aa_detection.config import ConfigError
+from aa_detection.engines import RunOptions
 
 
 def test_weights_named_or_the_runs_own(engine, trained, tiny_config, tmp_path):
@@ -62,4 +63,4 @@ def test_a_backbone_is_no_trained_detector(engine, trained, tiny_config, tmp_pat
     with pytest.raises(ConfigError, match=message):
         engine.load_model(cfg)
     with pytest.raises(ConfigError, match=message):
-        engine.run(cfg, eval_only=True)
+        engine.run(cfg, RunOptions(eval_only=True))

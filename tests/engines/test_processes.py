@@ -16,6 +16,7 @@ from PIL import Image
 
 from aa_detection.config import ConfigError
 from aa_detection.data import register_coco_dataset
+from aa_detection.engines import RunOptions
 from aa_detection.engines.processes import plan_processes, run_together
 from aa_detection.training.failures import RunError
 
@@ -177,7 +178,7 @@ def test_evaluation_in_one_two_and_three_processes_agrees(engine, run, datasets,
 
 def together(code, num_gpus=2):
     """What ``code`` leaves as `result` in the first of several processes."""
-    plan = plan_processes("cpu", num_gpus, 1, 0, "auto")
+    plan = plan_processes("cpu", RunOptions(num_gpus=num_gpus))
     scope = f"exec({code!r}, scope := {{}}) or scope.get('result')"
     return run_together(eval, (scope,), processes=plan, device="cpu")
 
@@ -219,15 +220,18 @@ def test_processes_share_the_cores():
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (("cuda", 64, 1, 0, "auto"), ["--num-gpus", "64"]),
-        (("cpu", 1, 2, 0, "auto"), ["--num-machines 2", "--dist-url"]),
-        (("cpu", 1, 2, 2, "tcp://10.0.0.1:5000"), ["--machine-rank 2"]),
+        ({"num_gpus": 64}, ["--num-gpus", "64"]),
+        ({"num_machines": 2}, ["--num-machines 2", "--dist-url"]),
+        (
+            {"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://10.0.0.1:5000"},
+            ["--machine-rank 2"],
+        ),
     ],
     ids=["GPUs", "meeting point", "rank"],
 )
 def test_a_wrong_plan(options, parts):
     with pytest.raises(ConfigError) as error:
-        plan_processes(*options)
+        plan_processes("cuda" if "num_gpus" in options else "cpu", RunOptions(**options))
     assert all(part in str(error.value) for part in parts)
 
 

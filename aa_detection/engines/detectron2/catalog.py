@@ -2,19 +2,9 @@
 
 from pathlib import Path
 
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...data import CocoDataset, get_coco_dataset
-
-
-def coco_datasets(cfg: CfgNode, eval_only: bool) -> tuple[list[CocoDataset], list[CocoDataset]]:
-    """The COCO datasets to train and to test on; detectron2's catalog may have others."""
-    train, test = (
-        [dataset for dataset in map(coco_dataset, names) if dataset is not None]
-        for names in (() if eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
-    )
-    return train, test
 
 
 def coco_dataset(name: str) -> CocoDataset | None:

@@ -1,9 +1,9 @@
 """detectron2's trainer, whose runs resume as if they had not been ended."""
 
+import json
 import logging
 import os
 import signal
-import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import COCOEvaluator, inference_context
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage, has_event_storage
+from detectron2.utils.events import CommonMetricPrinter, get_event_storage, has_event_storage
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,6 +31,7 @@ from ...data import complete_annotations
 from ...inference import Detector
 from ...inference.samples import sample_pictures
 from ...training.batches import TrainingBatches
+from ...training.files import cut_metrics
 from ...training.guard import StepGuard
 from ...training.interrupt import Interrupted, StopSignals
 from .catalog import coco_dataset
@@ -38,11 +39,6 @@ from .checkpoint import AACheckpointer
 from .data import train_loader
 from .mapper import ImageMapper
 from .predict import Detectron2Detector
-
-# of the scalars of every iteration, what a resumed run has not to repeat
-_TIMINGS = ("data_time", "eta_seconds", "rank_data_time", "time")
-_WINDOW = 20  # iterations that detectron2's writers take the median of
-_WRITER_PERIOD = 20
 
 
 class WholeResults(COCOEvaluator):
@@ -69,10 +65,26 @@ class SaveBeforeStop(hooks.HookBase):
             self.trainer.save_step()
 
 
+class WriteEvaluation(hooks.HookBase):
+    """Puts an evaluation into the files at once: detectron2 does so every 20 iterations, and a kill
+    would lose it."""
+
+    def after_step(self) -> None:
+        period = self.trainer.cfg.TEST.EVAL_PERIOD
+        if period and (self.trainer.iter + 1) % period == 0:
+            for hook in self.trainer._hooks:
+                if isinstance(hook, hooks.PeriodicWriter):
+                    for writer in hook._writers:
+                        if not isinstance(writer, CommonMetricPrinter):  # the log has it already
+                            writer.write()
+
+
 class AATrainer(DefaultTrainer):
     """``DefaultTrainer`` with COCO evaluation and :class:`AACheckpointer`, on CPUs too.
 
-    However often a run is ended and resumed, its losses are those of the uninterrupted one.
+    However often a run is ended and resumed, its weights are those of the uninterrupted one: the
+    images' order, their augmentation and the learning rate go on where they were. The running
+    medians that detectron2 writes as losses start anew.
 
     Args:
         stop: signals to end at, between steps and between an evaluation's images.
@@ -101,8 +113,6 @@ class AATrainer(DefaultTrainer):
         batches = getattr(data_loader, "batch_sampler", None)
         self._batches = batches if isinstance(batches, TrainingBatches) else None
         self.seed = self._batches.seed if self._batches is not None else max(cfg.SEED, 0)
-        self._resumed_scalars: dict[str, tuple[bool, list[tuple[float, int]]]] = {}
-        self._metrics_size = sys.maxsize
         self.model.register_forward_hook(self._look)
         self.register_hooks(self.build_hooks())
 
@@ -139,43 +149,22 @@ class AATrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
-        logger = logging.getLogger(__name__)
-        if resume and not self.checkpointer.has_checkpoint():
-            logger.info("--resume: no checkpoint in %s, training starts", self.cfg.OUTPUT_DIR)
         if self._batches is not None:
             self._batches.start, self._batches.seed = self.start_iter, self.seed
         elif self.start_iter > 0:
-            logger.warning(
+            logging.getLogger(__name__).warning(
                 "DATALOADER.SAMPLER_TRAIN %s starts anew: the images come in another order than in "
                 "the uninterrupted run",
                 self.cfg.DATALOADER.SAMPLER_TRAIN,
             )
-        if self.start_iter > 0 and comm.is_main_process() and os.path.exists(self._metrics_file):
-            written = os.path.getsize(self._metrics_file)
-            os.truncate(self._metrics_file, min(written, self._metrics_size))
-
-    @property
-    def _metrics_file(self) -> str:
-        return os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+        if self.start_iter > 0 and comm.is_main_process():
+            cut_metrics(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["seed"] = self.seed
         # detectron2's RetinaNet keeps this average outside its own state
         state["loss_normalizer"] = getattr(self.checkpointer.model, "loss_normalizer", None)
-        if not hasattr(self, "storage"):  # not in training
-            return state
-        # what of the metrics is written, and what is yet to be; an iteration's own come after its
-        # checkpoint, and the writers' medians are of iterations before
-        exists = os.path.exists(self._metrics_file)
-        state["metrics_size"] = os.path.getsize(self._metrics_file) if exists else 0
-        written = self.iter // _WRITER_PERIOD * _WRITER_PERIOD - 1
-        hints = self.storage.smoothing_hints()
-        state["scalars"] = {
-            name: (hints[name], [(float(v), int(i)) for v, i in history.values()[-_WINDOW:]])
-            for name, history in self.storage.histories().items()
-            if name not in _TIMINGS and self.storage.latest()[name][1] > written
-        }
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -183,20 +172,30 @@ class AATrainer(DefaultTrainer):
         self.seed = state_dict.get("seed", self.seed)  # plain detectron2's has none of these
         if state_dict.get("loss_normalizer") is not None:
             self.checkpointer.model.loss_normalizer = state_dict["loss_normalizer"]
-        self._resumed_scalars = state_dict.get("scalars", {})
-        self._metrics_size = state_dict.get("metrics_size", sys.maxsize)
 
     def before_train(self) -> None:
         super().before_train()
-        for name, (hint, history) in self._resumed_scalars.items():
-            for value, iteration in history:  # metrics.json has running medians
-                self.storage.put_scalar(name, value, smoothing_hint=hint, cur_iter=iteration)
-        if self.start_iter > 0:  # what a kill after the checkpoint may have cut off
-            self.iter = self.storage.iter = self.start_iter - 1
-            for hook in self._hooks:
-                if isinstance(hook, (hooks.EvalHook, hooks.PeriodicWriter)):
-                    hook.after_step()
-            self.iter = self.storage.iter = self.start_iter
+        if self.start_iter == 0 or self._is_evaluated(self.start_iter - 1):
+            return
+        # a kill may have cut off the evaluation that follows the checkpoint
+        self.iter = self.storage.iter = self.start_iter - 1
+        for hook in self._hooks:
+            if isinstance(hook, (hooks.EvalHook, WriteEvaluation)):
+                hook.after_step()
+        self.iter = self.storage.iter = self.start_iter
+
+    def _is_evaluated(self, iteration: int) -> bool:
+        """Whether ``metrics.json`` has what was evaluated then; the same in every process."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
+        found = False
+        if comm.is_main_process() and os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                rows = [json.loads(line) for line in file]
+            found = any(
+                row["iteration"] == iteration and any(key.endswith("/AP") for key in row)
+                for row in rows
+            )
+        return bool(comm.all_gather(found)[0])
 
     # ------------------------------------------------------------------ steps
 
@@ -219,7 +218,14 @@ class AATrainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase]:
         built = super().build_hooks()
         evaluation = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        return [*built[:evaluation], SaveBeforeStop(), *built[evaluation:]]
+        after = evaluation + 1
+        return [
+            *built[:evaluation],
+            SaveBeforeStop(),
+            built[evaluation],
+            WriteEvaluation(),
+            *built[after:],
+        ]
 
     def after_step(self) -> None:
         try:

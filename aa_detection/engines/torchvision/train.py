@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,22 +19,13 @@ from lightning.pytorch.plugins.environments import (
 )
 from lightning.pytorch.utilities import rank_zero_only
 
-from ...atomic_file import atomic_write, remove_unfinished
-from ...checkpoints import Checkpoint, load_checkpoint, load_configured
-from ...config import (
-    check_evaluation,
-    check_shares,
-    check_training,
-    default_to_final_weights,
-    number_of_classes,
-)
-from ...data import CocoDataset, DatasetReport, check_datasets, get_coco_dataset, require_usable
-from ...training.failures import one_line_endings
-from ...training.files import check_output_dir, cut_metrics
+from ...atomic_file import atomic_write
+from ...data import get_coco_dataset
+from ...training.files import cut_metrics
 from ...training.guard import StepGuard
-from ...training.interrupt import StopSignals
-from ...training.memory import memory_advice
+from ..options import RunOptions
 from ..processes import Processes, is_first_process, plan_processes, run_together
+from ..session import Plan, preflight, session
 from .checkpointing import (
     Checkpoints,
     WholeCheckpointIO,
@@ -50,112 +40,41 @@ from .progress import MetricsFile, Progress
 _log = logging.getLogger(__name__)
 
 
-def run(
-    cfg: CfgNode,
-    *,
-    resume: bool = False,
-    eval_only: bool = False,
-    allow_pickle: bool = False,
-    allow_partial: bool = False,
-    num_gpus: int = 1,
-    num_machines: int = 1,
-    machine_rank: int = 0,
-    dist_url: str = "auto",
-    open_images: bool = True,
-) -> dict[str, Any]:
+def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # noqa: B008
     """Train and evaluate, or evaluate only; see :meth:`aa_detection.engines.Engine.run`."""
-    processes = plan_processes(cfg.MODEL.DEVICE, num_gpus, num_machines, machine_rank, dist_url)
-    checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if resume else None
-    weights = None
-    if eval_only:
-        check_evaluation(cfg)
-        if checkpoint is None:
-            default_to_final_weights(cfg)
-    else:
-        check_training(cfg)
-        check_shares(cfg, processes.total)
-    if cfg.MODEL.WEIGHTS and checkpoint is None:
-        # into a model to throw away: what does not fit is to cost nothing
-        weights, _ = load_configured(
-            cfg,
-            build_model(cfg),
-            allow_pickle=allow_pickle,
-            allow_partial=allow_partial,
-            to_use=eval_only,
-        )
-    names = cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    datasets = {name: get_coco_dataset(name) for name in names}
-    reports = check_datasets(
-        [] if eval_only else [datasets[name] for name in cfg.DATASETS.TRAIN],
-        [datasets[name] for name in cfg.DATASETS.TEST],
-        num_classes=number_of_classes(cfg),
-        images="headers" if open_images else "names",
+    processes = plan_processes(cfg.MODEL.DEVICE, options)
+    plan = preflight(
+        cfg,
+        options,
+        processes,
+        last_checkpoint=last_checkpoint,
+        find_dataset=get_coco_dataset,
+        build_model=build_model,
     )
-    require_usable(reports)
     scale_workers(cfg, processes.total)
-    return run_together(
-        _worker,
-        (cfg, datasets, reports, weights, checkpoint, resume, eval_only, processes),
-        processes=processes,
-        device=cfg.MODEL.DEVICE,
-    )
+    return run_together(_worker, (plan,), processes=processes, device=cfg.MODEL.DEVICE)
 
 
-def _worker(
-    cfg: CfgNode,
-    datasets: dict[str, CocoDataset],
-    reports: Sequence[DatasetReport],
-    weights: Checkpoint | None,
-    checkpoint: str | None,
-    resume: bool,
-    eval_only: bool,
-    processes: Processes,
-) -> dict[str, Any]:
+def _worker(plan: Plan) -> dict[str, Any]:
+    cfg, eval_only = plan.cfg, plan.options.eval_only
     rank_zero_only.rank = 0 if is_first_process() else 1  # Lightning's own comes with the Trainer
-    stop = StopSignals()
-
-    def resumable() -> str | None:
-        return None if eval_only else last_checkpoint(cfg.OUTPUT_DIR)
-
-    def advice() -> str:
-        return memory_advice(cfg, build_model, processes.total, training=not eval_only)
-
-    with stop, one_line_endings(stop, resumable, advice):
-        check_output_dir(cfg.OUTPUT_DIR)
-        _start_log(cfg.OUTPUT_DIR)
-        _log.info("engine: torchvision %s on %s", torchvision.__version__, cfg.MODEL.DEVICE)
-        for report in reports:
-            _log.info("%s: %s", report.dataset.name, report.summary)
-            for finding in report.warnings:
-                _log.warning("%s", finding)
-        if rank_zero_only.rank == 0:
-            remove_unfinished(cfg.OUTPUT_DIR)
+    with session(plan, f"torchvision {torchvision.__version__}", _start_log) as stop:
+        if is_first_process():
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
                 file.write(cfg.dump())
-
         seed = cfg.SEED if cfg.SEED >= 0 else int.from_bytes(os.urandom(3), "little")
         seed = seed_everything(seed, workers=True, verbose=False)
-        module = DetectionModule(
-            cfg,
-            [datasets[name] for name in ([] if eval_only else cfg.DATASETS.TRAIN)],
-            [datasets[name] for name in cfg.DATASETS.TEST],
-            seed,
-            StepGuard(stop, resumable),
-        )
-        if weights is not None:
-            loaded = load_checkpoint(module.model, weights, allow_partial=True)  # tried above
-            module.loaded_iteration = weights.iteration if eval_only else 0
-            for line in loaded.lines():
-                _log.info("%s", line)
-        trainer = _trainer(cfg, eval_only, processes)
+        module = DetectionModule(cfg, plan.train, plan.test, seed, StepGuard(stop, plan.resumable))
+        plan.load_weights(module.model)
+        if eval_only and plan.weights is not None:
+            module.loaded_iteration = plan.weights.iteration
+        trainer = _trainer(cfg, eval_only, plan.processes)
         if eval_only:
-            trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
+            trainer.validate(module, ckpt_path=plan.checkpoint, verbose=False, weights_only=True)
         else:
-            if checkpoint is not None:
-                _prepare_resuming(cfg, trainer, module, checkpoint)
-            elif resume:
-                _log.info("--resume: no checkpoint in %s, training starts", cfg.OUTPUT_DIR)
-            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+            if plan.checkpoint is not None:
+                _prepare_resuming(cfg, trainer, module, plan.checkpoint)
+            trainer.fit(module, ckpt_path=plan.checkpoint, weights_only=True)
             if trainer.is_global_zero:
                 _save_final(cfg, module)
             if module.test_datasets and module.evaluated_at != cfg.SOLVER.MAX_ITER:

@@ -1,0 +1,179 @@
+"""A run before its first step: everything checked in one place, then the set-up of each process.
+
+Both engines make their runs of :func:`preflight`, which writes nothing, and :func:`session`, in
+which every process trains or evaluates.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fvcore.common.config import CfgNode
+from iopath.common.file_io import PathManager
+from torch import nn
+
+from ..atomic_file import remove_unfinished
+from ..checkpoints import Checkpoint, load_checkpoint, read_configured
+from ..checkpoints.paths import PATHS
+from ..config import (
+    check_evaluation,
+    check_shares,
+    check_training,
+    default_to_final_weights,
+    number_of_classes,
+)
+from ..data import CocoDataset, check_datasets, require_usable
+from ..training.failures import one_line_endings
+from ..training.files import check_output_dir
+from ..training.interrupt import StopSignals
+from .options import RunOptions
+from .processes import Processes, is_first_process
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`preflight` found to be good: all that a process of the run needs.
+
+    Attributes:
+        train, test: the datasets in COCO's format.
+        summaries: what each dataset holds, in a line.
+        findings: what the checks of the datasets warn of.
+        checkpoint: the run's own, to go on from or to evaluate; None for a run that starts.
+        weights: what ``MODEL.WEIGHTS`` names; None with a `checkpoint`, or without ``WEIGHTS``.
+        last_checkpoint: the engine's; finds the newest complete checkpoint of an ``OUTPUT_DIR``.
+    """
+
+    cfg: CfgNode
+    options: RunOptions
+    processes: Processes
+    train: Sequence[CocoDataset]
+    test: Sequence[CocoDataset]
+    summaries: Sequence[str]
+    findings: Sequence[str]
+    checkpoint: str | None
+    weights: Checkpoint | None
+    last_checkpoint: Callable[[str], str | None]
+
+    def resumable(self) -> str | None:
+        """The checkpoint that a training which ended now would go on from."""
+        return None if self.options.eval_only else self.last_checkpoint(self.cfg.OUTPUT_DIR)
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Load ``MODEL.WEIGHTS``, if the run starts from any, and log what came of it."""
+        if self.weights is None:
+            return
+        report = load_checkpoint(model, self.weights, allow_partial=self.options.allow_partial)
+        for line in report.lines():
+            _log.info("%s", line)
+
+
+def preflight(
+    cfg: CfgNode,
+    options: RunOptions,
+    processes: Processes,
+    *,
+    last_checkpoint: Callable[[str], str | None],
+    find_dataset: Callable[[str], CocoDataset | None],
+    build_model: Callable[[CfgNode], nn.Module],
+    paths: PathManager = PATHS,
+) -> Plan:
+    """Check config, weights and data of a run; nothing is written.
+
+    Args:
+        last_checkpoint: see :class:`Plan`.
+        find_dataset: the dataset of a name; None for one that is not in COCO's format.
+        build_model: the engine's; makes a model to try the weights on.
+        paths: of :func:`aa_detection.checkpoints.read_checkpoint`.
+
+    Raises:
+        ConfigError, DatasetError: see :meth:`aa_detection.engines.Engine.run`.
+    """
+    checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if options.resume else None
+    if options.eval_only:
+        check_evaluation(cfg)
+        if checkpoint is None:
+            default_to_final_weights(cfg)
+    else:
+        check_training(cfg)
+        check_shares(cfg, processes.total)
+    weights = None
+    if cfg.MODEL.WEIGHTS and checkpoint is None:
+        on_cpu = cfg.clone()
+        on_cpu.defrost()
+        on_cpu.MODEL.DEVICE = "cpu"
+        weights = read_configured(
+            cfg,
+            build_model(on_cpu),
+            allow_pickle=options.allow_pickle,
+            allow_partial=options.allow_partial,
+            to_use=options.eval_only,
+            paths=paths,
+        )
+    train, test = (
+        [dataset for dataset in map(find_dataset, names) if dataset is not None]
+        for names in (() if options.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    )
+    reports = check_datasets(
+        train,
+        test,
+        num_classes=number_of_classes(cfg),
+        masks=cfg.MODEL.MASK_ON,
+        images="headers" if options.open_images else "names",
+    )
+    require_usable(reports)
+    return Plan(
+        cfg,
+        options,
+        processes,
+        train,
+        test,
+        [f"{report.dataset.name}: {report.summary}" for report in reports],
+        [str(finding) for report in reports for finding in report.warnings],
+        checkpoint,
+        weights,
+        last_checkpoint,
+    )
+
+
+@contextlib.contextmanager
+def session(plan: Plan, engine: str, start_log: Callable[[str], None]) -> Iterator[StopSignals]:
+    """One process of a run: its signals, its ends in one line, ``OUTPUT_DIR`` and the log.
+
+    Args:
+        engine: name and version, for the log's first line.
+        start_log: the engine's way to send this project's log to the terminal and ``OUTPUT_DIR``.
+
+    Raises:
+        ConfigError: ``OUTPUT_DIR`` cannot be written to.
+        RunError, Interrupted: see :func:`aa_detection.training.failures.one_line_endings`.
+    """
+    cfg, options = plan.cfg, plan.options
+    stop = StopSignals()
+    with stop, one_line_endings(stop, plan.resumable, _what_takes_memory(cfg, options)):
+        check_output_dir(cfg.OUTPUT_DIR)
+        if is_first_process():
+            remove_unfinished(cfg.OUTPUT_DIR)
+        start_log(cfg.OUTPUT_DIR)
+        _log.info("engine: %s on %s", engine, cfg.MODEL.DEVICE)
+        for summary in plan.summaries:
+            _log.info("%s", summary)
+        for finding in plan.findings:
+            _log.warning("%s", finding)
+        if options.resume and plan.checkpoint is None and not options.eval_only:
+            _log.info("--resume: no checkpoint in %s, training starts", cfg.OUTPUT_DIR)
+        yield stop
+
+
+def _what_takes_memory(cfg: CfgNode, options: RunOptions) -> str:
+    """The keys that lower it."""
+    if options.eval_only:
+        keys = ("MIN_SIZE_TEST", "MAX_SIZE_TEST")
+        sizes = " or ".join(f"INPUT.{key} ({cfg.INPUT[key]})" for key in keys)
+        return f"evaluation takes images one by one: lower {sizes}"
+    size = f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
+    if cfg.INPUT.SCALE_JITTER.ENABLED:
+        size = f"INPUT.SCALE_JITTER.SIZE ({cfg.INPUT.SCALE_JITTER.SIZE})"
+    return f"lower SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}) or {size}"

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ConfigError
+from ..layers.aa_conv import MERGES
 from ..models.weights import BOOKKEEPING, LoadReport, fit_weights, load_fitting
 from .names import detectron2_name
 from .reading import Checkpoint
@@ -36,8 +37,9 @@ def load_checkpoint(
 
     Raises:
         ConfigError: the model is unchanged then. No tensor fits; less than half of the backbone's
-            parameters do, or the blocks are of the other kind (of which half would), and
-            `allow_partial` is not set; numbers that are none (NaN, infinity); integers for weights.
+            parameters do, the blocks are of the other kind (of which half would), or attention is
+            merged in the other way, and `allow_partial` is not set; numbers that are none (NaN,
+            infinity); integers for weights.
     """
     own = model.state_dict()
     names = {detectron2_name(name): name for name in own}
@@ -131,6 +133,13 @@ def _check(
     if kind and own_kind and kind != own_kind and not allow_partial:
         raise ConfigError(
             f"{path}: a ResNet of {kind}, and MODEL.RESNETS.DEPTH makes one of {own_kind}"
+        )
+    if report.other_merge and not allow_partial:
+        merge = report.other_merge
+        (own_merge,) = set(MERGES) - {merge}
+        raise ConfigError(
+            f'{path}: its attention is merged by "{merge}", the model\'s by "{own_merge}": set '
+            f"MODEL.ATTENTION.AA.MERGE {merge}; --allow-partial-weights loads the rest"
         )
     if fitting and (allow_partial or share is None or share >= 0.5):
         return

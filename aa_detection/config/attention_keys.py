@@ -7,6 +7,7 @@ from fvcore.common.config import CfgNode
 
 from ..attention import BACKENDS
 from ..layers import GATES
+from ..layers.aa_conv import MERGES
 from ..models import CONVS, STAGE_NAMES, AttentionSpec
 from .errors import ConfigError
 from .keys import Key, add_keys
@@ -56,7 +57,8 @@ ATTENTION_KEYS = {
         0.1,
         "0 to 1",
         "υ: attention maps over the convolution's output channels, rounded down to a multiple of "
-        "the heads but at least one a head; 0 is the plain convolution, 1 leaves none of it",
+        "the heads but at least one a head; 0 is the plain convolution, 1 leaves none of it to "
+        '`MERGE: "concat"`',
     ),
     "min_key_depth_per_head": Key(
         "MODEL.ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD",
@@ -69,6 +71,14 @@ ATTENTION_KEYS = {
         ["res3"],
         f"list of {_one_of(STAGE_NAMES)}",
         "Stages whose attention runs at half the resolution",
+    ),
+    "merge": Key(
+        "MODEL.ATTENTION.AA.MERGE",
+        "concat",
+        _one_of(MERGES),
+        "How attention joins the convolution: its maps take the place of the last filters (the "
+        "paper, for training from random weights), or are added to all of them by a projection "
+        "that starts at zero, which leaves a pretrained network what it is",
     ),
     "relative": Key(
         "MODEL.ATTENTION.AA.RELATIVE",

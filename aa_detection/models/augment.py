@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.functional import BACKENDS
-from ..layers.aa_conv import AAConv2d, attention_depths
+from ..layers.aa_conv import MERGES, AAConv2d, attention_depths
 from ..layers.aw_conv import AWConv2d
 from ..layers.gates import GATES
 from .padding import mask_padding
@@ -40,8 +40,8 @@ class AttentionSpec:
             :class:`aa_detection.layers.CBAM`, or another name in
             :data:`aa_detection.layers.GATES`.
         stages: stages whose blocks are changed, of res2, res3, res4, res5.
-        num_heads, key_ratio, value_ratio, min_key_depth_per_head, relative, absolute, backend: of
-            :class:`aa_detection.AAConv2d`.
+        num_heads, key_ratio, value_ratio, min_key_depth_per_head, merge, relative, absolute,
+            backend: of :class:`aa_detection.AAConv2d`.
         pool_stages: stages whose attention runs at half the resolution.
         max_image_size: longest side, in pixels, of the images distances are to be told on; an
             attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.
@@ -62,6 +62,7 @@ class AttentionSpec:
     value_ratio: float = 0.1
     min_key_depth_per_head: int = 0
     pool_stages: Sequence[str] = ("res3",)
+    merge: str = "concat"
     relative: bool = True
     absolute: bool = False
     max_image_size: int = 1344
@@ -89,6 +90,8 @@ class AttentionSpec:
             value = getattr(self, field)
             if value < 1:
                 raise ValueError(f"{field} must be at least 1, got {value}")
+        if self.merge not in MERGES:
+            raise ValueError(f"merge must be among {', '.join(MERGES)}, got {self.merge!r}")
         if self.backend not in ("auto", *BACKENDS):
             raise ValueError(
                 f"backend must be among auto, {', '.join(BACKENDS)}, got {self.backend!r}"
@@ -107,10 +110,11 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
     """Put attention into a ResNet of detectron2's or torchvision's, in place.
 
     Each replaced convolution hands its filters on to its successor (the first of them to an
-    :class:`AAConv2d`, which keeps fewer), and the norm that follows it stays (a frozen one becomes
-    a trainable batch norm that starts from the frozen statistics: it would normalise new maps with
-    those of others). A gate becomes the block's child ``gate``, applied by a hook on the branch's
-    last module. Everything else, names of parameters included, stays as it is.
+    :class:`AAConv2d` that concatenates, which keeps fewer), and the norm that follows it stays. A
+    frozen norm becomes a trainable batch norm that starts from the frozen statistics where it would
+    normalise new maps with those of others; behind an :class:`AAConv2d` that adds it stays frozen.
+    A gate becomes the block's child ``gate``, applied by a hook on the branch's last module.
+    Everything else, names of parameters included, stays as it is.
 
     Of torchvision's networks, ``convert_sync_batchnorm`` drops the hooks on norms: convert before.
 
@@ -155,7 +159,7 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
         setattr(block, name, conv)
         beside = getattr(block, norm_beside(name), None)
         if beside is not None:
-            setattr(block, norm_beside(name), _trainable(beside))
+            setattr(block, norm_beside(name), _norm_behind(beside, spec))
     for block, gate in gates:
         block.gate = gate
         branch_end(block).register_forward_hook(partial(_apply_gate, gate))
@@ -193,7 +197,7 @@ def _successor(
             dilation=conv.dilation,
             groups=conv.groups,
             bias=conv.bias is not None,
-            norm=_trainable(getattr(conv, "norm", None)),
+            norm=_norm_behind(getattr(conv, "norm", None), spec),
             activation=getattr(conv, "activation", None),
         )
     except ValueError as error:
@@ -225,6 +229,7 @@ def _aa_conv(
         absolute=spec.absolute,
         max_size=-(-spec.max_image_size // (image_stride * (2 if pool else 1))),
         pool=pool,
+        merge=spec.merge,
         backend=spec.backend,
     )
 
@@ -247,10 +252,11 @@ def _apply_gate(
     return gate(out)
 
 
-def _trainable(norm: Any) -> Any:
+def _norm_behind(norm: Any, spec: AttentionSpec) -> Any:
     """`norm`, or the batch norm that starts where a frozen one stands."""
+    starts_as_convolution = spec.conv == "aa" and (spec.merge == "add" or spec.value_ratio == 0)
     # both frameworks name theirs so, and neither is imported here
-    if type(norm).__name__ != "FrozenBatchNorm2d":
+    if starts_as_convolution or type(norm).__name__ != "FrozenBatchNorm2d":
         return norm
     successor = nn.BatchNorm2d(norm.weight.numel(), eps=norm.eps)
     successor.load_state_dict(norm.state_dict(), strict=False)

@@ -2,6 +2,7 @@
 
 ``instantiate(LazyConfig.load("configs/lazy/aa_retinanet_R50.py").model)`` is the network of
 ``configs/aa_retinanet_R50.yaml``, with batch norm in place of frozen statistics.
+For a start from a plain network's weights, ``spec=L(AttentionSpec)(conv="aa", merge="add")``.
 """
 
 from detectron2.config import LazyCall as L

@@ -43,6 +43,7 @@ def test_every_key_reaches_its_field(cfg):
         "AA.VALUE_RATIO": ("value_ratio", 0.75),
         "AA.MIN_KEY_DEPTH_PER_HEAD": ("min_key_depth_per_head", 20),
         "AA.POOL_STAGES": ("pool_stages", ["res4"]),
+        "AA.MERGE": ("merge", "add"),
         "AA.RELATIVE": ("relative", False),
         "AA.ABSOLUTE": ("absolute", True),
         "AA.MAX_IMAGE_SIZE": ("max_image_size", 224),
@@ -74,6 +75,7 @@ def test_every_key_reaches_its_field(cfg):
         ("AA.VALUE_RATIO", "2", "must be between 0 and 1, got 2.0"),
         ("AA.MIN_KEY_DEPTH_PER_HEAD", "-1", "must not be negative, got -1"),
         ("AA.POOL_STAGES", "['layer2']", f"must be among {', '.join(STAGE_NAMES)}, got 'layer2'"),
+        ("AA.MERGE", "sum", "must be among concat, add, got 'sum'"),
         ("AA.MAX_IMAGE_SIZE", "0", "must be at least 1, got 0"),
     ],
 )

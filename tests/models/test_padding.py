@@ -12,6 +12,7 @@ from aa_detection.models import AttentionSpec, augment, real_size
 
 STAGES = ["res2", "res3", "res4", "res5"]
 SPEC = AttentionSpec(max_image_size=64, num_heads=4)
+ADDED = dataclasses.replace(SPEC, merge="add")
 SIZES = [(47, 65), (70, 31), (33, 34), (64, 64)]
 
 
@@ -74,13 +75,18 @@ def test_features_alone_equal_features_in_a_padded_batch(
 
 @pytest.mark.parametrize(
     "options",
-    [{"stages": ("res2", "res5"), "pool_stages": ()}, {"pool_stages": STAGES[1:]}],
+    [
+        {"stages": ("res2", "res5"), "pool_stages": ()},
+        {"pool_stages": STAGES[1:]},
+        {"merge": "add"},
+    ],
     ids=str,
 )
 @torch.no_grad()
-def test_features_alone_for_other_stages_and_pools(build, randomise_norms, options):
+def test_features_alone_for_other_options(build, randomise_norms, options):
     network = randomise_norms(build("torchvision", 18, stages=STAGES)).eval().double()
     augment(network, AttentionSpec(max_image_size=64, num_heads=4, **options))
+    _randomise_projections(network)
     images = [torch.randn(3, *size, dtype=torch.float64) for size in SIZES]
     assert worst_difference(network, images, padded(images)) < 1e-9
 
@@ -98,6 +104,30 @@ def test_features_alone_for_aw_and_gates(build, randomise_norms, framework, dept
     images = [torch.randn(3, *size, dtype=torch.float64) for size in SIZES]
     assert worst_difference(network, images, padded(images)) < 1e-9
     assert worst_difference(blind, images[:1], padded(images)[:1]) > 1e-3
+
+
+def _randomise_projections(network):
+    """Added attention starts at zero, where nothing would show."""
+    for module in network.modules():
+        if isinstance(module, AAConv2d):
+            torch.nn.init.xavier_uniform_(module.proj.weight)
+
+
+@pytest.mark.parametrize(("framework", "depth"), [("torchvision", 18), ("detectron2", 50)])
+def test_added_attention_moves_every_parameter_in_two_steps(
+    build, randomise_norms, framework, depth
+):
+    network = randomise_norms(build(framework, depth, norm="FrozenBN", stages=STAGES)).train()
+    augment(network.double(), ADDED)  # a table's first steps are too small for float32
+    start = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    batch = padded([torch.randn(3, *size, dtype=torch.float64) for size in SIZES[:2]])
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum((f * torch.randn_like(f)).mean() for f in network(batch).values()).backward()
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        assert parameter.isfinite().all() and not torch.equal(parameter, start[name]), name
 
 
 @torch.no_grad()

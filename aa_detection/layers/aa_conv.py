@@ -58,9 +58,10 @@ class AAConv2d(nn.Module):
     Attributes:
         key_depth, value_depth: d_k and d_v, channels of all heads together.
         valid_size: None, or ``(B, 2)`` integers, the rows and columns of each image's *input* map
-            that are real; the rest must be zero. Whoever pads a batch sets it before the call, see
-            :mod:`aa_detection.models.padding`. An image then has the same maps alone and in a batch
-            where the convolution makes ``ceil(n / stride)`` of n pixels, as in every ResNet.
+            that are real. Whoever pads a batch sets it before the call, see
+            :mod:`aa_detection.models.padding`. An image then has the same maps alone and in a
+            batch where the rest is zero and the convolution makes ``ceil(n / stride)`` of n pixels,
+            as in every ResNet.
 
     Shapes:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, H_out, W_out)``, sizes as ``nn.Conv2d``'s.

@@ -12,7 +12,7 @@ from ..attention.functional import BACKENDS
 from ..layers.aa_conv import MERGES, AAConv2d, attention_depths
 from ..layers.aw_conv import AWConv2d
 from ..layers.gates import GATES
-from .padding import mask_padding
+from .padding import MASKS, mask_padding
 from .resnet import (
     STAGE_NAMES,
     blocks_with_stride,
@@ -47,7 +47,10 @@ class AttentionSpec:
             attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.
         aw_reduction: of :class:`aa_detection.AWConv2d`.
         gate_reduction: of either gate.
-        mask_padding: keep zero padding out of every image's features, see
+        mask_padding: what zero padding is kept out of, see
+            :func:`aa_detection.models.mask_padding`: "none", "attention", "batch" or "all".
+            "auto" is "batch" where there is attention or a gate, and "none" where not.
+        size_divisibility: the detector pads each image to multiples of it, of
             :func:`aa_detection.models.mask_padding`.
 
     Raises:
@@ -66,7 +69,8 @@ class AttentionSpec:
     relative: bool = True
     absolute: bool = False
     max_image_size: int = 1344
-    mask_padding: bool = True
+    mask_padding: str = "auto"
+    size_divisibility: int = 32
     backend: str = "auto"
     aw_reduction: int = 16
     gate_reduction: int = 16
@@ -86,16 +90,18 @@ class AttentionSpec:
                     raise ValueError(
                         f"{field} must be among {', '.join(STAGE_NAMES)}, got {stage!r}"
                     )
-        for field in ("max_image_size", "aw_reduction", "gate_reduction"):
+        for field in ("max_image_size", "size_divisibility", "aw_reduction", "gate_reduction"):
             value = getattr(self, field)
             if value < 1:
                 raise ValueError(f"{field} must be at least 1, got {value}")
-        if self.merge not in MERGES:
-            raise ValueError(f"merge must be among {', '.join(MERGES)}, got {self.merge!r}")
-        if self.backend not in ("auto", *BACKENDS):
-            raise ValueError(
-                f"backend must be among auto, {', '.join(BACKENDS)}, got {self.backend!r}"
-            )
+        for field, known in (
+            ("merge", MERGES),
+            ("mask_padding", ("auto", *MASKS)),
+            ("backend", ("auto", *BACKENDS)),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                raise ValueError(f"{field} must be among {', '.join(known)}, got {value!r}")
         # a width every head divides: only what is wrong at any width is found here
         attention_depths(
             4096 * max(1, self.num_heads),
@@ -116,6 +122,7 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
     A gate becomes the block's child ``gate``, applied by a hook on the branch's last module.
     Everything else, names of parameters included, stays as it is.
 
+    Without attention and gate the network stays as it is, but for a padding mask if one is named.
     Of torchvision's networks, ``convert_sync_batchnorm`` drops the hooks on norms: convert before.
 
     Args:
@@ -132,7 +139,13 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
         TypeError: `resnet` is no ResNet, or its convolutions were replaced or its blocks gated
             already.
     """
-    if not spec.conv and not spec.gate:
+    attention = bool(spec.conv or spec.gate)
+    mask = spec.mask_padding
+    if mask == "auto":
+        mask = "batch" if attention else "none"
+    if not attention:
+        if mask in ("batch", "all"):
+            mask_padding(resnet, mask, spec.size_divisibility)
         return resnet
     missing = [name for name in spec.stages if name not in stages(resnet)]
     if missing:
@@ -163,8 +176,8 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
     for block, gate in gates:
         block.gate = gate
         branch_end(block).register_forward_hook(partial(_apply_gate, gate))
-    if spec.mask_padding:
-        mask_padding(resnet)
+    if mask != "none":
+        mask_padding(resnet, mask, spec.size_divisibility)
     return resnet
 
 

@@ -135,7 +135,7 @@ def _aa_resnet(
         min_key_depth_per_head=20,
         max_image_size=image_size,
         merge=merge,
-        mask_padding=False,  # images of one size: a batch is not padded
+        mask_padding="none",  # images of one size: a batch is not padded
         **ratios,
     )
     return augment(resnet, spec)
@@ -143,4 +143,4 @@ def _aa_resnet(
 
 def _every_stage(depth: int, num_classes: int, **kinds: Any) -> nn.Module:
     resnet = getattr(torchvision.models, f"resnet{depth}")(num_classes=num_classes)
-    return augment(resnet, AttentionSpec(**kinds, stages=STAGE_NAMES, mask_padding=False))
+    return augment(resnet, AttentionSpec(**kinds, stages=STAGE_NAMES, mask_padding="none"))

@@ -157,7 +157,7 @@ def check_metadata(file, format, strides, smallest_side):
     [
         {"conv": "aw", "gate": "se"},
         {"gate": "cbam", "relative": False, "absolute": True},
-        {"conv": "aw", "mask_padding": False},
+        {"conv": "aw", "mask_padding": "none"},
         {"merge": "add"},
     ],
     ids=["aw, se", "aa with absolute positions, cbam", "aw, padding not masked", "aa, added"],

@@ -43,7 +43,7 @@ def unmatched(found, others, box=0.1, score=1e-3):
     return alone
 
 
-@pytest.mark.parametrize("mask", ["False"])
+@pytest.mark.parametrize("mask", ["none", "all"])
 def test_added_attention_starts_with_the_plain_detectors_results(
     engine, run, tiny_config, tmp_path, mask
 ):

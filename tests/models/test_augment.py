@@ -297,7 +297,7 @@ def test_added_attention_starts_as_the_plain_network(
     stages = ["res2", "res3", "res4", "res5"]
     network = randomise_norms(build(framework, depth, norm=norm, stages=stages, **options).eval())
     plain = copy.deepcopy(network)
-    augment(network, AttentionSpec(merge="add", mask_padding=False, max_image_size=64))
+    augment(network, AttentionSpec(merge="add", mask_padding="none", max_image_size=64))
     assert len(attention_names(network)) == sum(BLOCKS[depth][1:])
     before, after = plain.state_dict(), network.state_dict()
     for name, tensor in before.items():
@@ -333,10 +333,11 @@ def test_training_mode_is_kept(build, training):
     assert {module.training for module in network.modules()} == {training}
 
 
-def test_no_attention_changes_nothing(build):
+@pytest.mark.parametrize("mask", ["auto", "attention", "none"])
+def test_no_attention_changes_nothing(build, mask):
     network = build("torchvision", 18)
     before = snapshot(network)
-    assert augment(network, AttentionSpec(conv="")) is network
+    assert augment(network, AttentionSpec(conv="", mask_padding=mask)) is network
     assert_unchanged(network, before)
 
 
@@ -456,6 +457,8 @@ def test_what_is_no_resnet_is_refused(no_resnet):
         ({"value_ratio": 1.1}, "value_ratio must be between 0 and 1"),
         ({"min_key_depth_per_head": -1}, "min_key_depth_per_head must not be negative"),
         ({"merge": "sum"}, "merge must be among concat, add, got 'sum'"),
+        ({"mask_padding": True}, "mask_padding must be among auto, none, .*, all, got True"),
+        ({"size_divisibility": 0}, "size_divisibility must be at least 1, got 0"),
         ({"max_image_size": 0}, "max_image_size must be at least 1, got 0"),
     ],
 )

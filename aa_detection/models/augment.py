@@ -18,6 +18,7 @@ from .resnet import (
     blocks_with_stride,
     branch_end,
     convs_with_stride,
+    is_frozen_norm,
     norm_beside,
     spatial_conv_name,
     stages,
@@ -116,9 +117,12 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
     """Put attention into a ResNet of detectron2's or torchvision's, in place.
 
     Each replaced convolution hands its filters on to its successor (the first of them to an
-    :class:`AAConv2d` that concatenates, which keeps fewer), and the norm that follows it stays. A
-    frozen norm becomes a trainable batch norm that starts from the frozen statistics where it would
-    normalise new maps with those of others; behind an :class:`AAConv2d` that adds it stays frozen.
+    :class:`AAConv2d` that concatenates, which keeps fewer), and the norm that follows it stays.
+    There are two exceptions for frozen norms. Behind "aa" that concatenates, a frozen norm has no
+    statistics of attention's maps: it passes them on unscaled, ``proj`` starts at zero, and what is
+    left of the filters given up is the norm's bias for them, which is their mean. Behind "aw" and
+    convolutions of others it becomes a trainable batch norm that starts from the frozen statistics.
+
     A gate becomes the block's child ``gate``, applied by a hook on the branch's last module.
     Everything else, names of parameters included, stays as it is.
 
@@ -172,7 +176,12 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
         setattr(block, name, conv)
         beside = getattr(block, norm_beside(name), None)
         if beside is not None:
-            setattr(block, norm_beside(name), _norm_behind(beside, spec))
+            beside = _norm_behind(beside, spec)
+            setattr(block, norm_beside(name), beside)
+        if isinstance(conv, AAConv2d):
+            for norm in (conv.norm, beside):
+                if is_frozen_norm(norm):
+                    _pass_attention(norm, conv)
     for block, gate in gates:
         block.gate = gate
         branch_end(block).register_forward_hook(partial(_apply_gate, gate))
@@ -267,10 +276,20 @@ def _apply_gate(
 
 def _norm_behind(norm: Any, spec: AttentionSpec) -> Any:
     """`norm`, or the batch norm that starts where a frozen one stands."""
-    starts_as_convolution = spec.conv == "aa" and (spec.merge == "add" or spec.value_ratio == 0)
-    # both frameworks name theirs so, and neither is imported here
-    if starts_as_convolution or type(norm).__name__ != "FrozenBatchNorm2d":
+    if spec.conv == "aa" or not is_frozen_norm(norm):
         return norm
     successor = nn.BatchNorm2d(norm.weight.numel(), eps=norm.eps)
     successor.load_state_dict(norm.state_dict(), strict=False)
     return successor.to(norm.weight).train(norm.training)
+
+
+@torch.no_grad()
+def _pass_attention(norm: Any, conv: AAConv2d) -> None:
+    """Let a frozen norm pass on the maps that attention concatenates, which start at its bias."""
+    kept = 0 if conv.weight is None else len(conv.weight)
+    if kept == conv.out_channels:
+        return
+    norm.weight[kept:] = 1
+    norm.running_mean[kept:] = 0
+    norm.running_var[kept:] = 1
+    nn.init.zeros_(conv.proj.weight)

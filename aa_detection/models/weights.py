@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.aa_conv import AAConv2d
-from .resnet import norm_beside
+from .resnet import is_frozen_norm, norm_beside
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 # counters of training: no weights, and not every framework's model has them
@@ -68,9 +68,10 @@ def fit_weights(
 
     Of a plain convolution an :class:`AAConv2d` that concatenates keeps the first ``out_channels -
     value_depth`` filters, and the norm that follows it keeps their statistics; the rest of the norm
-    is the model's own. A distance table of another size is re-indexed by distance: of a larger one
-    the middle is kept, and beyond the ends of a smaller one its ends are repeated, which is what
-    the operator makes of distances beyond its table.
+    is the model's own, but for a frozen norm's bias (see :func:`aa_detection.augment`). A distance
+    table of another size is re-indexed by distance: of a larger one the middle is kept, and beyond
+    the ends of a smaller one its ends are repeated, which is what the operator makes of distances
+    beyond its table.
 
     Args:
         weights: by the model's names.
@@ -91,7 +92,7 @@ def fit_weights(
                 parts = (prefix, *(f"{norm}." for norm in _norms_behind(prefix)))
                 left_out.update(key for key in weights if key.startswith(parts))
                 continue
-            report.sliced += _slice_plain_conv(prefix, module, own, weights)
+            report.sliced += _slice_plain_conv(model, prefix, module, own, weights)
             report.reindexed += _reindex_tables(prefix, module, weights)
     fitting = {
         key: tensor
@@ -127,7 +128,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
 
 
 def _slice_plain_conv(
-    prefix: str, module: AAConv2d, own: dict[str, Tensor], weights: dict[str, Tensor]
+    model: nn.Module,
+    prefix: str,
+    module: AAConv2d,
+    own: dict[str, Tensor],
+    weights: dict[str, Tensor],
 ) -> list[str]:
     """Cut a plain convolution in `weights`, in place; returns the names that were cut."""
     weight = weights.get(f"{prefix}weight")
@@ -140,9 +145,14 @@ def _slice_plain_conv(
     cut = [key for key in (f"{prefix}weight", f"{prefix}bias") if key in weights]
     for key in cut:
         weights[key] = weights[key][:kept]
-    norms = _norms_behind(prefix)
-    for key in (f"{norm}.{tensor}" for norm in norms for tensor in _NORM_TENSORS):
-        if key in weights and key in own and weights[key].shape == own[key].shape:
+    modules = dict(model.named_modules())
+    for norm in _norms_behind(prefix):
+        for tensor in _NORM_TENSORS:
+            key = f"{norm}.{tensor}"
+            if key not in weights or key not in own or weights[key].shape != own[key].shape:
+                continue
+            if tensor == "bias" and is_frozen_norm(modules[norm]):
+                continue  # what is left of the filters given up: their mean
             filled = own[key].to(weights[key], copy=True)
             filled[:kept] = weights[key][:kept]
             weights[key] = filled

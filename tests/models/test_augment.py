@@ -256,7 +256,8 @@ def test_kept_filters_norms_and_everything_else_stay(build, framework, depth):
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
 @torch.no_grad()
-def test_frozen_norms_behind_attention_become_trainable(build, randomise_norms, framework, depth):
+def test_frozen_norms_behind_attention_stay_frozen(build, randomise_norms, framework, depth):
+    """Kept filters as before; of the others their mean, the norm's bias, until attention moves."""
     options = {"freeze_at": 2} if framework == "detectron2" else {}
     network = build(framework, depth, norm="FrozenBN", stages=["res3", "res4"], **options)
     plain = copy.deepcopy(randomise_norms(network.eval()))
@@ -268,21 +269,39 @@ def test_frozen_norms_behind_attention_become_trainable(build, randomise_norms, 
         beside = getattr(network.get_submodule(parent), name[-5:].replace("conv", "bn"), None)
         return conv, conv.norm if beside is None else beside
 
+    assert attention_names(network)
     for name in attention_names(network):
         (conv, norm), (old_conv, old_norm) = (conv_and_norm(n, name) for n in (network, plain))
-        assert type(norm) is nn.BatchNorm2d and type(old_norm).__name__ == "FrozenBatchNorm2d"
-        assert norm.weight.requires_grad and norm.eps == old_norm.eps
-        assert not norm.training, "a network in evaluation must stay in evaluation"
+        assert type(norm) is type(old_norm) and type(norm).__name__ == "FrozenBatchNorm2d"
         x = torch.randn(2, conv.in_channels, 6, 5)
-        if framework == "detectron2":  # the norm is within
-            out, expected = conv(x), old_conv(x)
-        else:
-            out, expected = norm(conv(x)), old_norm(old_conv(x))
+
+        def output(conv, norm, x=x):
+            return conv(x) if framework == "detectron2" else norm(conv(x))  # where it is within
+
+        out, expected = output(conv, norm), output(old_conv, old_norm)
         kept = len(conv.weight)
+        assert kept < conv.out_channels
         torch.testing.assert_close(out[:, :kept], expected[:, :kept], rtol=1e-5, atol=1e-5)
-    frozen = [m for m in network.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
-    before = [m for m in plain.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
-    assert len(frozen) == len(before) - len(attention_names(network))
+        mean = old_norm.bias[kept:, None, None].expand_as(out[:, kept:])
+        if framework == "detectron2" and conv.activation is not None:
+            mean = conv.activation(mean)
+        assert torch.equal(out[:, kept:], mean)
+        torch.nn.init.xavier_uniform_(conv.proj.weight)
+        assert not torch.equal(output(conv, norm)[:, kept:], mean)
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+@torch.no_grad()
+def test_frozen_norms_behind_other_convolutions_become_trainable(build, randomise_norms, norm):
+    network = randomise_norms(build("torchvision", 18, norm=norm).eval())
+    plain = copy.deepcopy(network)
+    augment(network, AttentionSpec("aw", stages=("res5",)))
+    new, old = network.layer4[0].bn1, plain.layer4[0].bn1
+    assert type(new) is nn.BatchNorm2d and new.weight.requires_grad and new.eps == old.eps
+    assert not new.training, "a network in evaluation must stay in evaluation"
+    x = torch.randn(2, 512, 6, 5)
+    torch.testing.assert_close(new(x), old(x))
+    assert type(network.layer3[0].bn1) is type(plain.layer3[0].bn1)
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])

@@ -114,12 +114,14 @@ def _randomise_projections(network):
             torch.nn.init.xavier_uniform_(module.proj.weight)
 
 
+@pytest.mark.parametrize("merge", ["concat", "add"])
 @pytest.mark.parametrize(("framework", "depth"), [("torchvision", 18), ("detectron2", 50)])
-def test_added_attention_moves_every_parameter_in_two_steps(
-    build, randomise_norms, framework, depth
+def test_attention_behind_frozen_norms_moves_every_parameter_in_two_steps(
+    build, randomise_norms, framework, depth, merge
 ):
     network = randomise_norms(build(framework, depth, norm="FrozenBN", stages=STAGES)).train()
-    augment(network.double(), ADDED)  # a table's first steps are too small for float32
+    spec = dataclasses.replace(SPEC, merge=merge)
+    augment(network.double(), spec)  # a table's first steps are too small for float32
     start = {name: p.detach().clone() for name, p in network.named_parameters()}
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     batch = padded([torch.randn(3, *size, dtype=torch.float64) for size in SIZES[:2]])
@@ -217,7 +219,6 @@ def test_image_without_a_real_pixel_and_no_images_at_all(build):
     ("norm", "kind"),
     [
         ("BN", {}),
-        ("FrozenBN", {}),
         ("BN", {"conv": "aw", "gate": "se"}),
         ("BN", {"conv": "aw", "gate": "cbam"}),
         ("FrozenBN", {"conv": "", "gate": "cbam"}),

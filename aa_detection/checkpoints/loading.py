@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ConfigError
+from ..layers.aa_conv import MERGES
 from ..models.transfer import BOOKKEEPING, LoadReport, fit_weights, load_fitting
 from .names import detectron2_name
 from .reading import Checkpoint
@@ -51,8 +52,8 @@ def fit_checkpoint(
         Tensors to load by the model's names, and the report by detectron2's.
 
     Raises:
-        ConfigError: no tensor fits; less than half of the backbone's
-            parameters do, or the blocks are of the other kind (of which half would), and
+        ConfigError: no tensor fits; less than half of the backbone's parameters do, the blocks are
+            of the other kind (of which half would), or attention is merged in the other way, and
             `allow_partial` is not set; numbers that are none (NaN, infinity); integers for weights.
     """
     own = model.state_dict()
@@ -146,6 +147,13 @@ def _check(
     if kind and own_kind and kind != own_kind and not allow_partial:
         raise ConfigError(
             f"{path}: a ResNet of {kind}, and MODEL.RESNETS.DEPTH makes one of {own_kind}"
+        )
+    if report.other_merge and not allow_partial:
+        merge = report.other_merge
+        (own_merge,) = set(MERGES) - {merge}
+        raise ConfigError(
+            f'{path}: its attention is merged by "{merge}", the model\'s by "{own_merge}": set '
+            f"MODEL.ATTENTION.AA.MERGE {merge}; --allow-partial-weights loads the rest"
         )
     if fitting and (allow_partial or share is None or share >= 0.5):
         return

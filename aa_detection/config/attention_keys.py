@@ -1,5 +1,6 @@
 """``MODEL.ATTENTION``: the keys that both engines add to detectron2's."""
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 
@@ -7,7 +8,8 @@ from fvcore.common.config import CfgNode
 
 from ..attention import BACKENDS
 from ..layers import GATES
-from ..models import CONVS, STAGE_NAMES, AttentionSpec
+from ..layers.aa_conv import MERGES
+from ..models import CONVS, MASKS, STAGE_NAMES, AttentionSpec
 from .errors import ConfigError
 from .keys import Key, add_keys
 
@@ -56,7 +58,8 @@ ATTENTION_KEYS = {
         0.1,
         "0 to 1",
         "υ: attention maps over the convolution's output channels, rounded down to a multiple of "
-        "the heads but at least one a head; 0 is the plain convolution, 1 leaves none of it",
+        "the heads but at least one a head; 0 is the plain convolution, 1 leaves none of it to "
+        '`MERGE: "concat"`',
     ),
     "min_key_depth_per_head": Key(
         "MODEL.ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD",
@@ -69,6 +72,14 @@ ATTENTION_KEYS = {
         ["res3"],
         f"list of {_one_of(STAGE_NAMES)}",
         "Stages whose attention runs at half the resolution",
+    ),
+    "merge": Key(
+        "MODEL.ATTENTION.AA.MERGE",
+        "concat",
+        _one_of(MERGES),
+        "How attention joins the convolution: its maps take the place of the last filters (the "
+        "paper, for training from random weights), or are added to all of them by a projection "
+        "that starts at zero, which leaves a pretrained network what it is",
     ),
     "relative": Key(
         "MODEL.ATTENTION.AA.RELATIVE",
@@ -92,9 +103,11 @@ ATTENTION_KEYS = {
     ),
     "mask_padding": Key(
         "MODEL.ATTENTION.AA.MASK_PADDING",
-        True,
-        "True, False",
-        "Keep the zero padding of a batch out of every image's features, for all of CONV and GATE",
+        "auto",
+        _one_of(("auto", *MASKS)),
+        "What the zero padding of a batch is kept out of, for all of CONV and GATE: nothing; "
+        "attention and gates; also convolutions, but for the padding that an image has alone; or "
+        'for all of it. "auto" is "batch" with attention or a gate, "none" without',
     ),
     "backend": Key(
         "MODEL.ATTENTION.AA.BACKEND",
@@ -138,13 +151,21 @@ def attention_spec(cfg: CfgNode) -> AttentionSpec:
         values[field] = cfg
         for part in key.name.split("."):
             values[field] = values[field][part]
-    values["mask_padding"] = values["mask_padding"] and _zero_is_padding(
-        cfg, bool(values["conv"] or values["gate"])
-    )
     try:
-        return AttentionSpec(**values)
+        spec = AttentionSpec(**values)
     except ValueError as error:
         raise name_key(error) from None
+    if not any(mean % 1 for mean in cfg.MODEL.PIXEL_MEAN):
+        # a pixel that is zero in all channels may be a real one
+        idle = ("auto", "none", "attention") if not (spec.conv or spec.gate) else ("none",)
+        if spec.mask_padding not in idle:
+            logging.getLogger(__name__).warning(
+                "MODEL.PIXEL_MEAN %s: a real pixel of exactly this colour would look like padding, "
+                "so MODEL.ATTENTION.AA.MASK_PADDING is off; move one channel by 0.5 to have it",
+                list(cfg.MODEL.PIXEL_MEAN),
+            )
+        spec = dataclasses.replace(spec, mask_padding="none")
+    return spec
 
 
 def name_key(error: Exception) -> ConfigError:
@@ -153,16 +174,3 @@ def name_key(error: Exception) -> ConfigError:
     colon = ":" if field.endswith(":") else ""
     key = ATTENTION_KEYS.get(field.rstrip(":"))
     return ConfigError(f"{key.name}{colon} {rest}" if key else str(error))
-
-
-def _zero_is_padding(cfg: CfgNode, attention: bool) -> bool:
-    """Whether a pixel that is zero in all channels can only be padding."""
-    if any(mean % 1 for mean in cfg.MODEL.PIXEL_MEAN):
-        return True
-    if attention:
-        logging.getLogger(__name__).warning(
-            "MODEL.PIXEL_MEAN %s: a real pixel of exactly this colour would look like padding, so "
-            "MODEL.ATTENTION.AA.MASK_PADDING is off; move one channel by 0.5 to have it",
-            list(cfg.MODEL.PIXEL_MEAN),
-        )
-    return False

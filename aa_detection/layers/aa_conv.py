@@ -12,17 +12,26 @@ from ..attention import relative_attention_2d
 from ..attention.positions import real_pixels
 from .sinusoidal import sinusoidal_positions
 
+# how the convolution's maps and the attention's become one
+MERGES = ("concat", "add")
+
 
 class AAConv2d(nn.Module):
-    """A convolution whose last output maps come from 2-D relative self-attention.
+    """A convolution joined by 2-D relative self-attention over all pixels of the map.
 
-    ``AAConv(X) = concat[Conv(X), MHA(X)]`` (Bello et al., section 3.3): the convolution makes
-    ``out_channels - value_depth`` maps, multi-head attention over all pixels of the map the rest.
-    Queries, keys and values come from one 1×1 convolution, and a 1×1 convolution mixes the heads.
+    Queries, keys and values come from one 1×1 convolution, and a second one, ``proj``, mixes the
+    heads. `merge` says how attention joins the convolution:
+
+    - "concat", ``concat[Conv(X), MHA(X)]`` (Bello et al., section 3.3): the convolution makes
+      ``out_channels - value_depth`` maps and attention the rest.
+    - "add", ``Conv(X) + MHA(X)``: the convolution makes all maps, and ``proj`` takes the
+      ``value_depth`` attention maps to as many. It starts at zero, so the layer starts as the
+      convolution, bit for bit.
 
     The arguments up to `bias` are ``torch.nn.Conv2d``'s (zero padding, no groups), and so are the
     names and meaning of the parameters ``weight`` and ``bias``, of which the attention part has no
-    share: a checkpoint of the plain convolution fits after dropping its last filters.
+    share. A checkpoint of the plain convolution fits: with "add" as it is, with "concat" after
+    dropping its last filters.
 
     With a stride the attention runs at the output's resolution, on a 3×3 average of the input.
 
@@ -31,8 +40,8 @@ class AAConv2d(nn.Module):
         key_ratio: κ, depth of all keys together over `out_channels`; rounded up to a multiple of
             `num_heads`.
         value_ratio: υ, attention maps over `out_channels`; rounded down to a multiple of
-            `num_heads`, but at least one map a head. 0 is exactly the convolution, 1 makes no
-            convolution at all.
+            `num_heads`, but at least one map a head. 0 is exactly the convolution. At 1 "concat"
+            makes no convolution at all, and "add" attends with values as deep as its output.
         min_key_depth_per_head: the paper's ImageNet networks use 20.
         relative: learn relative positions.
         absolute: add sinusoidal absolute positions to the attention's input, what the paper
@@ -41,23 +50,26 @@ class AAConv2d(nn.Module):
             stride and pooling; an int for both. Larger maps work, their distances are clamped.
         pool: run the attention at half the output's resolution on a 3×3 average and upsample its
             maps bilinearly (section 4.2), which divides its memory by 16.
+        merge: "concat" or "add".
         backend: see :func:`aa_detection.relative_attention_2d`.
-        norm: a module applied to the concatenation, as detectron2's ``Conv2d`` does.
+        norm: a module applied to the merged maps, as detectron2's ``Conv2d`` does.
         activation: a callable applied last.
 
     Attributes:
         key_depth, value_depth: d_k and d_v, channels of all heads together.
         valid_size: None, or ``(B, 2)`` integers, the rows and columns of each image's *input* map
-            that are real; the rest must be zero. Whoever pads a batch sets it before the call, see
-            :mod:`aa_detection.models.padding`. An image then has the same maps alone and in a batch
-            where the convolution makes ``ceil(n / stride)`` of n pixels, as in every ResNet.
+            that are real. Whoever pads a batch sets it before the call, see
+            :mod:`aa_detection.models.padding`. An image then has the same maps alone and in a
+            batch where the rest is zero and the convolution makes ``ceil(n / stride)`` of n pixels,
+            as in every ResNet.
 
     Shapes:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, H_out, W_out)``, sizes as ``nn.Conv2d``'s.
 
     Raises:
-        ValueError: ratios outside 0..1, fewer than one head, more heads than maps, a depth that the
-            heads cannot share, or padding that reaches beyond the kernel's centre.
+        ValueError: an unknown merge, ratios outside 0..1, fewer than one head, more heads than
+            maps, a depth that the heads cannot share, or padding that reaches beyond the kernel's
+            centre.
     """
 
     weight: nn.Parameter | None
@@ -83,11 +95,14 @@ class AAConv2d(nn.Module):
         absolute: bool = False,
         max_size: int | tuple[int, int],
         pool: bool = False,
+        merge: str = "concat",
         backend: str = "auto",
         norm: nn.Module | None = None,
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
+        if merge not in MERGES:
+            raise ValueError(f"merge must be among {', '.join(MERGES)}, got {merge!r}")
         self.key_depth, self.value_depth = attention_depths(
             out_channels, num_heads, key_ratio, value_ratio, min_key_depth_per_head
         )
@@ -101,6 +116,7 @@ class AAConv2d(nn.Module):
         self.absolute = absolute
         self.max_size = _pair(max_size)
         self.pool = pool
+        self.merge = merge
         self.backend = backend
         self.valid_size: Tensor | None = None
 
@@ -114,7 +130,8 @@ class AAConv2d(nn.Module):
                 "the map, where no pixel is to attend from; the most is dilation * (kernel - 1) / 2"
             )
 
-        conv_channels = out_channels - self.value_depth
+        conv_channels = out_channels - (self.value_depth if merge == "concat" else 0)
+        attention_channels = self.value_depth if merge == "concat" else out_channels
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
         if conv_channels:
@@ -123,7 +140,7 @@ class AAConv2d(nn.Module):
                 self.bias = nn.Parameter(torch.empty(conv_channels))
         if self.value_depth:
             self.qkv = nn.Conv2d(in_channels, 2 * self.key_depth + self.value_depth, 1, bias=bias)
-            self.proj = nn.Conv2d(self.value_depth, self.value_depth, 1, bias=bias)
+            self.proj = nn.Conv2d(self.value_depth, attention_channels, 1, bias=bias)
         self.register_parameter("rel_h", None)
         self.register_parameter("rel_w", None)
         if self.value_depth and relative:
@@ -137,7 +154,10 @@ class AAConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise: the convolution as ``nn.Conv2d``, projections Xavier, tables d_k^-0.5."""
+        """Initialise: the convolution as ``nn.Conv2d``, projections Xavier, tables d_k^-0.5.
+
+        The projection that is added to a convolution starts at zero.
+        """
         if self.weight is not None:
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
             if self.bias is not None:
@@ -148,6 +168,8 @@ class AAConv2d(nn.Module):
                 nn.init.xavier_uniform_(projection.weight)
                 if projection.bias is not None:
                     nn.init.zeros_(projection.bias)
+            if self.merge == "add":
+                nn.init.zeros_(self.proj.weight)
         for table in (self.rel_h, self.rel_w):
             if table is not None:
                 nn.init.normal_(table, std=table.shape[1] ** -0.5)
@@ -161,7 +183,12 @@ class AAConv2d(nn.Module):
             )
         if self.value_depth:
             maps.append(self._attention_maps(x, out_size))
-        out = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
+        if len(maps) == 1:
+            out = maps[0]
+        elif self.merge == "add":
+            out = maps[0] + maps[1]
+        else:
+            out = torch.cat(maps, dim=1)
         if self.norm is not None:
             out = self.norm(out)
         if self.activation is not None:
@@ -169,7 +196,7 @@ class AAConv2d(nn.Module):
         return out
 
     def _attention_maps(self, x: Tensor, out_size: tuple[int, int]) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, value_depth, H_out, W_out)``."""
+        """``(B, in_channels, H, W)`` to ``(B, channels of proj, H_out, W_out)``."""
         x, valid_size = self._centers(x, out_size)
         if self.stride != (1, 1):
             x, valid_size = _average(x, valid_size, self.stride)
@@ -188,7 +215,7 @@ class AAConv2d(nn.Module):
             valid_size=valid_size,
             backend=self.backend,
         )  # (B, heads, H', W', d_v per head)
-        out = self.proj(out.permute(0, 1, 4, 2, 3).flatten(1, 2))  # (B, value_depth, H', W')
+        out = self.proj(out.permute(0, 1, 4, 2, 3).flatten(1, 2))  # (B, channels, H', W')
 
         if self.pool:
             if valid_size is not None:
@@ -247,6 +274,8 @@ class AAConv2d(nn.Module):
             text += ", absolute=True"
         if self.pool:
             text += ", pool=True"
+        if self.merge != "concat":
+            text += f", merge={self.merge}"
         return text
 
 

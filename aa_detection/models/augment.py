@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.functional import BACKENDS
-from ..layers.aa_conv import AAConv2d, attention_depths
+from ..layers.aa_conv import MERGES, AAConv2d, attention_depths
 from ..layers.aw_conv import AWConv2d
 from ..layers.gates import GATES
-from .padding import mask_padding
+from .padding import MASKS, mask_padding
 from .resnet import (
     STAGE_NAMES,
     blocks_with_stride,
     branch_end,
     convs_with_stride,
+    is_frozen_norm,
     norm_beside,
     spatial_conv_name,
     stages,
@@ -40,14 +41,17 @@ class AttentionSpec:
             :class:`aa_detection.layers.CBAM`, or another name in
             :data:`aa_detection.layers.GATES`.
         stages: stages whose blocks are changed, of res2, res3, res4, res5.
-        num_heads, key_ratio, value_ratio, min_key_depth_per_head, relative, absolute, backend: of
-            :class:`aa_detection.AAConv2d`.
+        num_heads, key_ratio, value_ratio, min_key_depth_per_head, merge, relative, absolute,
+            backend: of :class:`aa_detection.AAConv2d`.
         pool_stages: stages whose attention runs at half the resolution.
         max_image_size: longest side, in pixels, of the images distances are to be told on; an
             attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.
         aw_reduction: of :class:`aa_detection.AWConv2d`.
         gate_reduction: of either gate.
-        mask_padding: keep zero padding out of every image's features, see
+        mask_padding: what zero padding is kept out of, see
+            :func:`aa_detection.models.mask_padding`: "none", "attention", "batch" or "all".
+            "auto" is "batch" where there is attention or a gate, and "none" where not.
+        size_divisibility: the detector pads each image to multiples of it, of
             :func:`aa_detection.models.mask_padding`.
 
     Raises:
@@ -62,10 +66,12 @@ class AttentionSpec:
     value_ratio: float = 0.1
     min_key_depth_per_head: int = 0
     pool_stages: Sequence[str] = ("res3",)
+    merge: str = "concat"
     relative: bool = True
     absolute: bool = False
     max_image_size: int = 1344
-    mask_padding: bool = True
+    mask_padding: str = "auto"
+    size_divisibility: int = 32
     backend: str = "auto"
     aw_reduction: int = 16
     gate_reduction: int = 16
@@ -85,14 +91,18 @@ class AttentionSpec:
                     raise ValueError(
                         f"{field} must be among {', '.join(STAGE_NAMES)}, got {stage!r}"
                     )
-        for field in ("max_image_size", "aw_reduction", "gate_reduction"):
+        for field in ("max_image_size", "size_divisibility", "aw_reduction", "gate_reduction"):
             value = getattr(self, field)
             if value < 1:
                 raise ValueError(f"{field} must be at least 1, got {value}")
-        if self.backend not in ("auto", *BACKENDS):
-            raise ValueError(
-                f"backend must be among auto, {', '.join(BACKENDS)}, got {self.backend!r}"
-            )
+        for field, known in (
+            ("merge", MERGES),
+            ("mask_padding", ("auto", *MASKS)),
+            ("backend", ("auto", *BACKENDS)),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                raise ValueError(f"{field} must be among {', '.join(known)}, got {value!r}")
         # a width every head divides: only what is wrong at any width is found here
         attention_depths(
             4096 * max(1, self.num_heads),
@@ -107,11 +117,16 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
     """Put attention into a ResNet of detectron2's or torchvision's, in place.
 
     Each replaced convolution hands its filters on to its successor (the first of them to an
-    :class:`AAConv2d`, which keeps fewer), and the norm that follows it stays (a frozen one becomes
-    a trainable batch norm that starts from the frozen statistics: it would normalise new maps with
-    those of others). A gate becomes the block's child ``gate``, applied by a hook on the branch's
-    last module. Everything else, names of parameters included, stays as it is.
+    :class:`AAConv2d` that concatenates, which keeps fewer), and the norm that follows it stays.
+    There are two exceptions for frozen norms. Behind "aa" that concatenates, a frozen norm has no
+    statistics of attention's maps: it passes them on unscaled, ``proj`` starts at zero, and what is
+    left of the filters given up is the norm's bias for them, which is their mean. Behind "aw" and
+    convolutions of others it becomes a trainable batch norm that starts from the frozen statistics.
 
+    A gate becomes the block's child ``gate``, applied by a hook on the branch's last module.
+    Everything else, names of parameters included, stays as it is.
+
+    Without attention and gate the network stays as it is, but for a padding mask if one is named.
     Of torchvision's networks, ``convert_sync_batchnorm`` drops the hooks on norms: convert before.
 
     Args:
@@ -128,7 +143,13 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
         TypeError: `resnet` is no ResNet, or its convolutions were replaced or its blocks gated
             already.
     """
-    if not spec.conv and not spec.gate:
+    attention = bool(spec.conv or spec.gate)
+    mask = spec.mask_padding
+    if mask == "auto":
+        mask = "batch" if attention else "none"
+    if not attention:
+        if mask in ("batch", "all"):
+            mask_padding(resnet, mask, spec.size_divisibility)
         return resnet
     missing = [name for name in spec.stages if name not in stages(resnet)]
     if missing:
@@ -155,12 +176,17 @@ def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
         setattr(block, name, conv)
         beside = getattr(block, norm_beside(name), None)
         if beside is not None:
-            setattr(block, norm_beside(name), _trainable(beside))
+            beside = _norm_behind(beside, spec)
+            setattr(block, norm_beside(name), beside)
+        if isinstance(conv, AAConv2d):
+            for norm in (conv.norm, beside):
+                if is_frozen_norm(norm):
+                    _pass_attention(norm, conv)
     for block, gate in gates:
         block.gate = gate
         branch_end(block).register_forward_hook(partial(_apply_gate, gate))
-    if spec.mask_padding:
-        mask_padding(resnet)
+    if mask != "none":
+        mask_padding(resnet, mask, spec.size_divisibility)
     return resnet
 
 
@@ -193,7 +219,7 @@ def _successor(
             dilation=conv.dilation,
             groups=conv.groups,
             bias=conv.bias is not None,
-            norm=_trainable(getattr(conv, "norm", None)),
+            norm=_norm_behind(getattr(conv, "norm", None), spec),
             activation=getattr(conv, "activation", None),
         )
     except ValueError as error:
@@ -225,6 +251,7 @@ def _aa_conv(
         absolute=spec.absolute,
         max_size=-(-spec.max_image_size // (image_stride * (2 if pool else 1))),
         pool=pool,
+        merge=spec.merge,
         backend=spec.backend,
     )
 
@@ -247,11 +274,22 @@ def _apply_gate(
     return gate(out)
 
 
-def _trainable(norm: Any) -> Any:
+def _norm_behind(norm: Any, spec: AttentionSpec) -> Any:
     """`norm`, or the batch norm that starts where a frozen one stands."""
-    # both frameworks name theirs so, and neither is imported here
-    if type(norm).__name__ != "FrozenBatchNorm2d":
+    if spec.conv == "aa" or not is_frozen_norm(norm):
         return norm
     successor = nn.BatchNorm2d(norm.weight.numel(), eps=norm.eps)
     successor.load_state_dict(norm.state_dict(), strict=False)
     return successor.to(norm.weight).train(norm.training)
+
+
+@torch.no_grad()
+def _pass_attention(norm: Any, conv: AAConv2d) -> None:
+    """Let a frozen norm pass on the maps that attention concatenates, which start at its bias."""
+    kept = 0 if conv.weight is None else len(conv.weight)
+    if kept == conv.out_channels:
+        return
+    norm.weight[kept:] = 1
+    norm.running_mean[kept:] = 0
+    norm.running_var[kept:] = 1
+    nn.init.zeros_(conv.proj.weight)

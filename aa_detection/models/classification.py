@@ -16,29 +16,35 @@ from .resnet import STAGE_NAMES
 from .wide_resnet import WideResNet
 
 
-def aa_resnet34(num_classes: int = 1000, image_size: int = 224) -> nn.Module:
+def aa_resnet34(num_classes: int = 1000, image_size: int = 224, merge: str = "concat") -> nn.Module:
     """AA-ResNet-34 of Bello et al., section 4.2: κ = υ = 0.25, 20.7 M parameters.
 
     Args:
         image_size: longest side of the images distances are told on; this and every other size
             runs.
+        merge: "concat" as published; "add" for a start from a plain network's checkpoint, see
+            :class:`aa_detection.AAConv2d`.
     """
-    return _aa_resnet(34, num_classes, image_size, key_ratio=0.25, value_ratio=0.25)
+    return _aa_resnet(34, num_classes, image_size, merge, key_ratio=0.25, value_ratio=0.25)
 
 
-def aa_resnet50(num_classes: int = 1000, image_size: int = 224) -> nn.Module:
+def aa_resnet50(num_classes: int = 1000, image_size: int = 224, merge: str = "concat") -> nn.Module:
     """AA-ResNet-50 of Bello et al.: κ = 0.2, υ = 0.1, 25.8 M; arguments as :func:`aa_resnet34`."""
-    return _aa_resnet(50, num_classes, image_size)
+    return _aa_resnet(50, num_classes, image_size, merge)
 
 
-def aa_resnet101(num_classes: int = 1000, image_size: int = 224) -> nn.Module:
+def aa_resnet101(
+    num_classes: int = 1000, image_size: int = 224, merge: str = "concat"
+) -> nn.Module:
     """AA-ResNet-101 of Bello et al., 45.4 M parameters; arguments as :func:`aa_resnet34`."""
-    return _aa_resnet(101, num_classes, image_size)
+    return _aa_resnet(101, num_classes, image_size, merge)
 
 
-def aa_resnet152(num_classes: int = 1000, image_size: int = 224) -> nn.Module:
+def aa_resnet152(
+    num_classes: int = 1000, image_size: int = 224, merge: str = "concat"
+) -> nn.Module:
     """AA-ResNet-152 of Bello et al., 61.6 M parameters; arguments as :func:`aa_resnet34`."""
-    return _aa_resnet(152, num_classes, image_size)
+    return _aa_resnet(152, num_classes, image_size, merge)
 
 
 def se_resnet50(num_classes: int = 1000) -> nn.Module:
@@ -78,7 +84,9 @@ def aa_wide_resnet28_10(num_classes: int = 100, image_size: int = 32) -> WideRes
     return WideResNet(28, 10, num_classes, image_size, first_conv)
 
 
-def aa_mnasnet(num_classes: int = 1000, image_size: int = 224, alpha: float = 1.0) -> MNASNet:
+def aa_mnasnet(
+    num_classes: int = 1000, image_size: int = 224, alpha: float = 1.0, merge: str = "concat"
+) -> MNASNet:
     """An MnasNet with attention as Bello et al. have it: κ = υ = 0.1, 4 heads.
 
     torchvision's MNASNet is MnasNet-B1, without squeeze and excitation; the paper's is another of
@@ -89,7 +97,7 @@ def aa_mnasnet(num_classes: int = 1000, image_size: int = 224, alpha: float = 1.
     keys.
 
     Args:
-        image_size: as :func:`aa_resnet34`.
+        image_size, merge: as :func:`aa_resnet34`.
         alpha: depth multiplier, torchvision's.
     """
     network = MNASNet(alpha, num_classes)
@@ -110,6 +118,7 @@ def aa_mnasnet(num_classes: int = 1000, image_size: int = 224, alpha: float = 1.
                     key_ratio=0.1,
                     value_ratio=0.1,
                     max_size=-(-image_size // stride),
+                    merge=merge,
                 )
                 # as torchvision initialises the convolutions of an MNASNet
                 nn.init.kaiming_normal_(layers[0].weight, mode="fan_out")
@@ -117,13 +126,16 @@ def aa_mnasnet(num_classes: int = 1000, image_size: int = 224, alpha: float = 1.
     return network
 
 
-def _aa_resnet(depth: int, num_classes: int, image_size: int, **ratios: Any) -> nn.Module:
+def _aa_resnet(
+    depth: int, num_classes: int, image_size: int, merge: str, **ratios: Any
+) -> nn.Module:
     resnet = getattr(torchvision.models, f"resnet{depth}")(num_classes=num_classes)
     spec = AttentionSpec(
         conv="aa",
         min_key_depth_per_head=20,
         max_image_size=image_size,
-        mask_padding=False,  # images of one size: a batch is not padded
+        merge=merge,
+        mask_padding="none",  # images of one size: a batch is not padded
         **ratios,
     )
     return augment(resnet, spec)
@@ -131,4 +143,4 @@ def _aa_resnet(depth: int, num_classes: int, image_size: int, **ratios: Any) -> 
 
 def _every_stage(depth: int, num_classes: int, **kinds: Any) -> nn.Module:
     resnet = getattr(torchvision.models, f"resnet{depth}")(num_classes=num_classes)
-    return augment(resnet, AttentionSpec(**kinds, stages=STAGE_NAMES, mask_padding=False))
+    return augment(resnet, AttentionSpec(**kinds, stages=STAGE_NAMES, mask_padding="none"))

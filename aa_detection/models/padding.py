@@ -3,9 +3,13 @@
 Detectors pad the images of a batch with zeros to a common size and hand the backbone the padded
 tensor alone. Plain convolutions see the padding at the border only; global attention would see all
 of it, and would carry what happens at the border everywhere, and so would the averages over the map
-that weigh kernels and channels. So the backbone finds each image's real size in the tensor,
-attention leaves the rest out, and every 3×3 convolution reads zeros there, as it does beyond the
-border of an image that was not padded.
+that weigh kernels and channels. So the backbone finds each image's real size in the tensor, and
+attention leaves the rest out.
+
+What convolutions read at the border still depends on how far the padding reaches. An image alone is
+padded too, up to multiples of the pyramid's coarsest stride: that is the image's own canvas. Every
+3×3 convolution can be made to read zeros beyond the canvas, as it does alone at the end of the
+tensor, or beyond the image itself.
 """
 
 from functools import partial
@@ -16,6 +20,10 @@ from torch import Tensor, nn
 
 from ..attention.positions import real_pixels
 from .resnet import blocks_with_stride, convs_with_stride, stem
+
+# what is kept out, each with what stands before it: nothing; padding from attention and gates; from
+# convolutions what the batch adds to the padding that an image has alone; all padding
+MASKS = ("none", "attention", "batch", "all")
 
 
 def real_size(images: Tensor) -> Tensor:
@@ -41,56 +49,78 @@ def real_size(images: Tensor) -> Tensor:
 
 
 class PaddingMask:
-    """The real sizes of the batch that is on its way through one ResNet, at every stride."""
+    """The sizes of the batch that is on its way through one ResNet, at every stride.
 
-    def __init__(self) -> None:
+    Args:
+        divisor: rows and columns of an image's canvas are multiples of it.
+    """
+
+    def __init__(self, divisor: int = 1) -> None:
+        self.divisor = divisor
         self.image_size: Tensor | None = None
+        self.canvas_size: Tensor | None = None
         self.masks: dict[int, Tensor] = {}
 
     def begin(self, images: Tensor) -> None:
         """Find the sizes. A batch without padding needs no mask and pays for none."""
         self.masks = {}
-        self.image_size = real_size(images) if images.numel() else None
-        if self.image_size is not None and not torch.compiler.is_compiling():
+        self.image_size = self.canvas_size = None
+        if not images.numel():
+            return
+        self.image_size = real_size(images)
+        self.canvas_size = _after(self.image_size, self.divisor) * self.divisor
+        if not torch.compiler.is_compiling():
             full = self.image_size.new_tensor(images.shape[-2:])
-            if bool((self.image_size == full).all()):
+            if bool((self.image_size >= full).all()):
                 self.image_size = None
+            if bool((self.canvas_size >= full).all()):
+                self.canvas_size = None
 
     def size_at(self, stride: int) -> Tensor | None:
-        """``(B, 2)`` rows and columns; None: no mask is needed."""
+        """``(B, 2)`` rows and columns of the images; None: they fill the batch."""
         return None if self.image_size is None else _after(self.image_size, stride)
 
     def apply(self, x: Tensor, stride: int) -> Tensor:
-        """`x` of shape ``(B, C, H, W)``, zero outside the images."""
-        if self.image_size is None:
+        """`x` of shape ``(B, C, H, W)``, zero outside the images' canvases."""
+        if self.canvas_size is None:
             return x
         if stride not in self.masks:
-            real = real_pixels(_after(self.image_size, stride), *x.shape[2:])
-            self.masks[stride] = real[:, None].to(x.dtype)
+            inside = real_pixels(_after(self.canvas_size, stride), *x.shape[2:])
+            self.masks[stride] = inside[:, None].to(x.dtype)
         return x * self.masks[stride]
 
 
-def mask_padding(resnet: nn.Module) -> None:
-    """Make a ResNet of detectron2's or torchvision's blind to zero padding, by hooks.
+def mask_padding(resnet: nn.Module, mask: str = "all", size_divisibility: int = 32) -> None:
+    """Keep zero padding out of a ResNet of detectron2's or torchvision's, by hooks.
 
-    Parameters and buffers keep their names. With norms that do not mix pixels (batch norm in
-    evaluation, frozen batch norm) an image's features are then the same, up to rounding, alone and
-    in any batch; norms that take statistics over the map still count the padded pixels.
+    Parameters and buffers keep their names. Attention and gates leave out what is not the image.
+    With norms that do not mix pixels (batch norm in evaluation, frozen batch norm) an image's
+    features are then the same, up to rounding, in any batch ("batch"), and with any padding or none
+    ("all"); norms that take statistics over the map still count the padded pixels.
+
+    Args:
+        mask: of :data:`MASKS`, all but "none". Convolutions see any padding ("attention"), that
+            which the image has alone ("batch"), or none ("all").
+        size_divisibility: the detector pads an image alone to multiples of it.
     """
-    mask = PaddingMask()
+    batch = PaddingMask(size_divisibility if mask == "batch" else 1)
+    convolutions = mask != "attention"
     image_conv, stem_end = stem(resnet)
     # partials of plain functions: a closure cannot be pickled, and a copied network would share it
-    image_conv.register_forward_pre_hook(partial(_find_sizes, mask))
-    # zero before the ReLU and the max pooling is what pooling makes of the border of a map
-    stem_end.register_forward_hook(partial(_mask_output, mask, 2))
+    image_conv.register_forward_pre_hook(partial(_find_sizes, batch))
+    if convolutions:
+        # zero before the ReLU and the max pooling is what pooling makes of the border of a map
+        stem_end.register_forward_hook(partial(_mask_output, batch, 2))
     for _, block, block_stride in blocks_with_stride(resnet):
         for _, conv, stride in convs_with_stride(block, block_stride):
-            if conv.kernel_size != (1, 1):
-                conv.register_forward_pre_hook(partial(_mask_input, mask, stride))
+            if hasattr(conv, "valid_size"):  # attention's
+                conv.register_forward_pre_hook(partial(_tell_size, batch, stride))
+            if convolutions and conv.kernel_size != (1, 1):
+                conv.register_forward_pre_hook(partial(_mask_input, batch, stride))
             end_stride = stride * conv.stride[0]
         gate = getattr(block, "gate", None)
         if gate is not None:
-            gate.register_forward_pre_hook(partial(_tell_size, mask, end_stride))
+            gate.register_forward_pre_hook(partial(_tell_size, batch, end_stride))
 
 
 def _after(size: Tensor, stride: int) -> Tensor:
@@ -111,8 +141,6 @@ def _mask_output(
 def _mask_input(
     mask: PaddingMask, stride: int, module: Any, args: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
-    if hasattr(module, "valid_size"):  # attention's
-        module.valid_size = mask.size_at(stride)
     return (mask.apply(args[0], stride), *args[1:])
 
 

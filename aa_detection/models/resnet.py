@@ -74,6 +74,11 @@ def norm_beside(conv_name: str) -> str:
     return conv_name.replace("conv", "bn")
 
 
+def is_frozen_norm(norm: object) -> bool:
+    """Whether `norm` is a batch norm with frozen statistics, detectron2's or torchvision's."""
+    return type(norm).__name__ == "FrozenBatchNorm2d"  # both are named so, and neither is imported
+
+
 def _step(block: nn.Module) -> int:
     step = 1
     for _, conv, _ in convs_with_stride(block, 1):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.aa_conv import AAConv2d
-from .resnet import norm_beside
+from .resnet import is_frozen_norm, norm_beside
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 # counters of training: no weights, and not every framework's model has them
@@ -29,6 +29,9 @@ class LoadReport:
         misfits: for those of another shape the checkpoint's shape and the model's.
         backbone_share: parameters of the backbone that were loaded, 0 … 1; None for a network that
             is no detector's.
+        other_merge: how the checkpoint merges attention with its convolution where the model does
+            it in the other way (`merge` of :class:`aa_detection.AAConv2d`); nothing of such a layer
+            and its norm is loaded. None: in the same way.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -38,6 +41,7 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
     misfits: dict[str, tuple[torch.Size, torch.Size]] = field(default_factory=dict)
     backbone_share: float | None = None
+    other_merge: str | None = None
 
     def lines(self) -> Iterator[str]:
         """One line a group, for a log."""
@@ -62,11 +66,12 @@ def fit_weights(
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """What of `weights` fits into `model`, plain convolutions and other distances made to.
 
-    Of a plain convolution an :class:`AAConv2d` keeps the first ``out_channels - value_depth``
-    filters, and the norm that follows it keeps their statistics; the rest of the norm is the
-    model's own. A distance table of another size is re-indexed by distance: of a larger one the
-    middle is kept, and beyond the ends of a smaller one its ends are repeated, which is what the
-    operator makes of distances beyond its table.
+    Of a plain convolution an :class:`AAConv2d` that concatenates keeps the first ``out_channels -
+    value_depth`` filters, and the norm that follows it keeps their statistics; the rest of the norm
+    is the model's own, but for a frozen norm's bias (see :func:`aa_detection.augment`). A distance
+    table of another size is re-indexed by distance: of a larger one the middle is kept, and beyond
+    the ends of a smaller one its ends are repeated, which is what the operator makes of distances
+    beyond its table.
 
     Args:
         weights: by the model's names.
@@ -77,17 +82,32 @@ def fit_weights(
     own = model.state_dict()
     weights = dict(weights)
     report = LoadReport()
+    left_out: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, AAConv2d):
             prefix = f"{name}." if name else ""
-            report.sliced += _slice_plain_conv(prefix, module, own, weights)
+            merge = _merge_of(prefix, module, weights)
+            if merge not in (None, module.merge):
+                report.other_merge = merge
+                parts = (prefix, *(f"{norm}." for norm in _norms_behind(prefix)))
+                left_out.update(key for key in weights if key.startswith(parts))
+                continue
+            report.sliced += _slice_plain_conv(model, prefix, module, own, weights)
             report.reindexed += _reindex_tables(prefix, module, weights)
-    fitting = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
+    fitting = {
+        key: tensor
+        for key, tensor in weights.items()
+        if key in own and tensor.shape == own[key].shape and key not in left_out
+    }
     changed = {*report.sliced, *report.reindexed}
     report.loaded = [name for name in fitting if name not in changed]
     report.fresh = [k for k in own if k not in fitting and not k.endswith(BOOKKEEPING)]
     report.unused = [k for k in weights if k not in fitting and not k.endswith(BOOKKEEPING)]
-    report.misfits = {k: (weights[k].shape, own[k].shape) for k in report.unused if k in own}
+    report.misfits = {
+        key: (weights[key].shape, own[key].shape)
+        for key in report.unused
+        if key in own and weights[key].shape != own[key].shape
+    }
     return fitting, report
 
 
@@ -108,7 +128,11 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
 
 
 def _slice_plain_conv(
-    prefix: str, module: AAConv2d, own: dict[str, Tensor], weights: dict[str, Tensor]
+    model: nn.Module,
+    prefix: str,
+    module: AAConv2d,
+    own: dict[str, Tensor],
+    weights: dict[str, Tensor],
 ) -> list[str]:
     """Cut a plain convolution in `weights`, in place; returns the names that were cut."""
     weight = weights.get(f"{prefix}weight")
@@ -121,17 +145,39 @@ def _slice_plain_conv(
     cut = [key for key in (f"{prefix}weight", f"{prefix}bias") if key in weights]
     for key in cut:
         weights[key] = weights[key][:kept]
-    *parents, conv_name, _ = f".{prefix}".split(".")
-    norms = [f"{prefix}norm"]
-    if norm_beside(conv_name) != conv_name:
-        norms.append(".".join((*parents, norm_beside(conv_name))).lstrip("."))
-    for key in (f"{norm}.{tensor}" for norm in norms for tensor in _NORM_TENSORS):
-        if key in weights and key in own and weights[key].shape == own[key].shape:
+    modules = dict(model.named_modules())
+    for norm in _norms_behind(prefix):
+        for tensor in _NORM_TENSORS:
+            key = f"{norm}.{tensor}"
+            if key not in weights or key not in own or weights[key].shape != own[key].shape:
+                continue
+            if tensor == "bias" and is_frozen_norm(modules[norm]):
+                continue  # what is left of the filters given up: their mean
             filled = own[key].to(weights[key], copy=True)
             filled[:kept] = weights[key][:kept]
             weights[key] = filled
             cut.append(key)
     return cut
+
+
+def _norms_behind(prefix: str) -> list[str]:
+    """Names that the norm behind a convolution has: within it, and in torchvision beside it."""
+    *parents, conv_name, _ = f".{prefix}".split(".")
+    norms = [f"{prefix}norm"]
+    if norm_beside(conv_name) != conv_name:
+        norms.append(".".join((*parents, norm_beside(conv_name))).lstrip("."))
+    return norms
+
+
+def _merge_of(prefix: str, module: AAConv2d, weights: dict[str, Tensor]) -> str | None:
+    """How `weights` merge this layer's attention; None: they have none, or none of its width."""
+    proj, weight = (weights.get(f"{prefix}{name}") for name in ("proj.weight", "weight"))
+    if proj is None or proj.ndim != 4:
+        return None
+    filters, maps = 0 if weight is None else len(weight), len(proj)
+    if filters == maps == module.out_channels:
+        return "add"
+    return "concat" if filters + maps == module.out_channels else None
 
 
 def _reindex_tables(prefix: str, module: AAConv2d, weights: dict[str, Tensor]) -> list[str]:

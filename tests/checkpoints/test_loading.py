@@ -69,6 +69,30 @@ def test_torchvision_imagenet_resnet(torchvision_resnet, save, ending):
     assert len(list(report.lines())) == 4 and all(len(line) < 1200 for line in report.lines())
 
 
+def test_attention_merged_otherwise_is_refused(save):
+    path = save(to_detectron2(build_model(config())), "model_final.pth")
+    added = ["MODEL.ATTENTION.AA.MERGE", "add"]
+    cfg = config("MODEL.WEIGHTS", path, *added)
+    model = build_model(cfg)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ConfigError) as error:
+        load_configured(cfg, model)
+    assert str(error.value) == (
+        f'MODEL.WEIGHTS {path}: its attention is merged by "concat", the model\'s by "add": set '
+        "MODEL.ATTENTION.AA.MERGE concat; --allow-partial-weights loads the rest"
+    )
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    _, report = load_configured(cfg, model, allow_partial=True)
+    assert "backbone.bottom_up.res3.0.conv1.weight" in report.misfits
+    assert "backbone.bottom_up.res3.0.conv1.norm.weight" in report.fresh
+    assert "backbone.bottom_up.res3.0.conv2.weight" in report.loaded
+
+    path = save(to_detectron2(model), "model_final.pth")
+    with pytest.raises(ConfigError, match='merged by "add", .* set MODEL.ATTENTION.AA.MERGE add;'):
+        load_configured(config("MODEL.WEIGHTS", path), build_model(config()))
+
+
 def test_msra_pickle(msra_pickle):
     path, source = msra_pickle()
     cfg = config("MODEL.WEIGHTS", path, *FROZEN, conv="")

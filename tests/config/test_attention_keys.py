@@ -43,10 +43,11 @@ def test_every_key_reaches_its_field(cfg):
         "AA.VALUE_RATIO": ("value_ratio", 0.75),
         "AA.MIN_KEY_DEPTH_PER_HEAD": ("min_key_depth_per_head", 20),
         "AA.POOL_STAGES": ("pool_stages", ["res4"]),
+        "AA.MERGE": ("merge", "add"),
         "AA.RELATIVE": ("relative", False),
         "AA.ABSOLUTE": ("absolute", True),
         "AA.MAX_IMAGE_SIZE": ("max_image_size", 224),
-        "AA.MASK_PADDING": ("mask_padding", False),
+        "AA.MASK_PADDING": ("mask_padding", "attention"),
         "AA.BACKEND": ("backend", "dense"),
         "AW.REDUCTION": ("aw_reduction", 8),
         "SE.REDUCTION": ("gate_reduction", 4),
@@ -54,6 +55,7 @@ def test_every_key_reaches_its_field(cfg):
     for key, (_, value) in values.items():
         merge_overrides(cfg, [f"MODEL.ATTENTION.{key}", str(value)])
     spec = dataclasses.asdict(attention_spec(cfg))
+    assert spec.pop("size_divisibility") == 32  # the engines know it
     assert spec == dict(values.values())
 
 
@@ -74,6 +76,8 @@ def test_every_key_reaches_its_field(cfg):
         ("AA.VALUE_RATIO", "2", "must be between 0 and 1, got 2.0"),
         ("AA.MIN_KEY_DEPTH_PER_HEAD", "-1", "must not be negative, got -1"),
         ("AA.POOL_STAGES", "['layer2']", f"must be among {', '.join(STAGE_NAMES)}, got 'layer2'"),
+        ("AA.MASK_PADDING", "x", "must be among auto, none, attention, batch, all, got 'x'"),
+        ("AA.MERGE", "sum", "must be among concat, add, got 'sum'"),
         ("AA.MAX_IMAGE_SIZE", "0", "must be at least 1, got 0"),
     ],
 )
@@ -119,12 +123,16 @@ def test_config_without_the_keys_is_refused(cfg):
     ],
     ids=str,
 )
-@pytest.mark.parametrize(("key", "kind"), [("CONV", "aa"), ("CONV", "aw"), ("GATE", "se")])
-def test_padding_is_masked_only_where_zero_means_padding(cfg, caplog, mean, masks, key, kind):
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("CONV", "aa"), ("CONV", "aw"), ("GATE", "se"), ("AA.MASK_PADDING", "all")],
+)
+def test_padding_is_masked_only_where_zero_means_padding(cfg, caplog, mean, masks, key, value):
     cfg.MODEL.PIXEL_MEAN = mean
-    cfg.MODEL.ATTENTION[key] = kind
+    merge_overrides(cfg, [f"MODEL.ATTENTION.{key}", value])
     with caplog.at_level(logging.WARNING):
-        assert attention_spec(cfg).mask_padding == masks
+        mask = attention_spec(cfg).mask_padding
+    assert mask == (cfg.MODEL.ATTENTION.AA.MASK_PADDING if masks else "none")
     if masks:
         assert not caplog.records
     else:
@@ -135,13 +143,15 @@ def test_padding_is_masked_only_where_zero_means_padding(cfg, caplog, mean, mask
         assert "MODEL.ATTENTION.AA.MASK_PADDING" in message
 
 
-@pytest.mark.parametrize(("conv", "mask"), [("", True), ("aa", False)])
+@pytest.mark.parametrize(
+    ("conv", "mask"), [("", "auto"), ("", "attention"), ("", "none"), ("aa", "none")]
+)
 def test_no_warning_about_padding_nobody_masks(cfg, caplog, conv, mask):
     cfg.MODEL.PIXEL_MEAN = [0.0, 0.0, 0.0]
     cfg.MODEL.ATTENTION.CONV = conv
     cfg.MODEL.ATTENTION.AA.MASK_PADDING = mask
     with caplog.at_level(logging.WARNING):
-        assert attention_spec(cfg).mask_padding is False
+        assert attention_spec(cfg).mask_padding == "none"
     assert not caplog.records
 
 
@@ -153,6 +163,6 @@ def test_detectron2s_own_config_takes_the_keys():
     add_attention_keys(cfg)
     merge_overrides(cfg, ["MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.VALUE_RATIO", "1"])
     spec = attention_spec(cfg)
-    assert (spec.conv, spec.value_ratio, spec.mask_padding) == ("aa", 1.0, True)
+    assert (spec.conv, spec.value_ratio, spec.mask_padding) == ("aa", 1.0, "auto")
     with pytest.raises(ConfigError, match="nearest known key is MODEL.RESNETS.DEPTH"):
         merge_overrides(cfg, ["MODEL.RESNET.DEPTH", "18"])

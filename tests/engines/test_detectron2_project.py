@@ -7,8 +7,8 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.checkpoint import DetectionCheckpointer  # noqa: E402
 from detectron2.config import get_cfg  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from detectron2.structures import BitMasks, Boxes, Instances  # noqa: E402
+from detectron2.modeling import build_backbone, build_model  # noqa: E402
+from detectron2.structures import BitMasks, Boxes, ImageList, Instances  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 
 from aa_detection import AAConv2d, AWConv2d, add_aa_config  # noqa: E402
@@ -165,6 +165,22 @@ def test_a_stage_the_backbone_does_not_build_names_the_key():
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res4"]
     with pytest.raises(ConfigError, match="MODEL.ATTENTION.STAGES: this ResNet has no res5"):
         build_model(cfg)
+
+
+def test_without_a_pyramid_an_image_alone_is_not_padded():
+    """Nor does it see any padding in a batch, whose sides are those of the largest image."""
+    torch.manual_seed(0)
+    cfg = project_config("build_aa_resnet_backbone")
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
+    backbone = build_backbone(cfg).eval()
+    images = [torch.randn(3, *size) for size in ((70, 90), (131, 100))]
+    batch = ImageList.from_tensors(images, backbone.size_divisibility).tensor
+    assert batch.shape == (2, 3, 131, 100)
+    with torch.no_grad():
+        alone = backbone(images[0][None])["res5"][0]
+        together = backbone(batch)["res5"][0, :, : alone.shape[1], : alone.shape[2]]
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_an_image_does_not_see_its_neighbours_in_the_batch():

@@ -12,6 +12,7 @@ from torchvision.models.resnet import BasicBlock
 
 from aa_detection.config import ConfigError
 from aa_detection.export import FORMATS, DisagreementError, check, export_backbone, formats
+from aa_detection.layers import AAConv2d
 from aa_detection.models import AttentionSpec, augment
 
 pytestmark = pytest.mark.skipif(
@@ -49,6 +50,9 @@ def small_backbone():
         torch.manual_seed(0)
         resnet = torchvision.models.ResNet(BasicBlock, [1, 1, 1, 1])
         augment(resnet, AttentionSpec(stages=("res5",), max_image_size=160, **spec))
+        for module in resnet.modules():
+            if isinstance(module, AAConv2d):
+                torch.nn.init.xavier_uniform_(module.proj.weight)  # added attention starts at zero
         return IntermediateLayerGetter(resnet, {"layer4": "res5"}).eval()
 
     return _small_backbone
@@ -153,9 +157,10 @@ def check_metadata(file, format, strides, smallest_side):
     [
         {"conv": "aw", "gate": "se"},
         {"gate": "cbam", "relative": False, "absolute": True},
-        {"conv": "aw", "mask_padding": False},
+        {"conv": "aw", "mask_padding": "none"},
+        {"merge": "add"},
     ],
-    ids=["aw, se", "aa with absolute positions, cbam", "aw, padding not masked"],
+    ids=["aw, se", "aa with absolute positions, cbam", "aw, padding not masked", "aa, added"],
 )
 def test_every_kind_of_attention(small_backbone, export, spec):
     _, agreements = export(small_backbone(**spec), "onnx")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from aa_detection.checkpoints import write_weights
+from aa_detection.checkpoints.names import detectron2_name
 
 from .conftest import ROOT
 
@@ -40,6 +41,31 @@ def unmatched(found, others, box=0.1, score=1e-3):
         else:
             left.remove(partner)
     return alone
+
+
+@pytest.mark.parametrize("mask", ["none", "all"])
+def test_added_attention_starts_with_the_plain_detectors_results(
+    engine, run, tiny_config, tmp_path, mask
+):
+    """A plain checkpoint: the same detections and the same AP, to the last bit."""
+    model = engine.build_model(tiny_config(engine, "MODEL.ATTENTION.CONV", ""))
+    spread_out(model)
+    for name, tensor in model.state_dict().items():  # statistics as a trained network's
+        if name.endswith(("running_mean", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+    weights = str(tmp_path / "plain.safetensors")
+    write_weights(weights, {detectron2_name(k): v for k, v in model.state_dict().items()})
+    results = []
+    for conv in ("", "aa"):
+        output = tmp_path / f"out {conv}"
+        keys = ["CONV", conv, "AA.MERGE", "add", "AA.MASK_PADDING", mask]
+        keys[::2] = [f"MODEL.ATTENTION.{key}" for key in keys[::2]]
+        overrides = ["MODEL.WEIGHTS", weights, *keys]
+        metrics = run(engine, output, *overrides, eval_only=True, allow_partial=True)
+        found = (output / "inference/coco_instances_results.json").read_text()
+        results.append((found, str(metrics)))
+    assert len(json.loads(results[0][0])) > 20
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from aa_detection.attention import BACKENDS
+from aa_detection.attention.positions import real_pixels
 from aa_detection.layers import AAConv2d
-from aa_detection.layers.aa_conv import attention_depths
+from aa_detection.layers.aa_conv import MERGES, attention_depths
 from aa_detection.layers.sinusoidal import sinusoidal_positions
 
 # kernel, stride, padding, dilation
@@ -175,7 +177,12 @@ def layer_by_loops(layer, batch):
                     if layer.pool
                     else attention[i, j]
                 )
-                image[:, i, j] = attended if maps is None else torch.cat([maps[i, j], attended])
+                if maps is None:
+                    image[:, i, j] = attended
+                elif layer.merge == "add":
+                    image[:, i, j] = maps[i, j] + attended
+                else:
+                    image[:, i, j] = torch.cat([maps[i, j], attended])
         images.append(image)
     return torch.stack(images)
 
@@ -202,6 +209,10 @@ def layer_by_loops(layer, batch):
         ((3, 1, 1, 1), (5, 7), {"pool": True}),
         ((3, 1, 1, 1), (6, 4), {"pool": True, "max_size": (2, 1)}),
         ((3, 2, 1, 1), (9, 7), {"pool": True}),
+        ((3, 1, 1, 1), (5, 3), {"merge": "add"}),
+        ((3, 2, 1, 1), (7, 5), {"merge": "add", "value_ratio": 1}),
+        ((3, 1, 0, 1), (5, 6), {"merge": "add", "relative": False, "absolute": True}),
+        ((3, 2, 1, 1), (9, 7), {"merge": "add", "pool": True, "max_size": (2, 1)}),
     ],
 )
 def test_layer_equals_loops_over_pixels_and_heads(geometry, size, options):
@@ -211,15 +222,16 @@ def test_layer_equals_loops_over_pixels_and_heads(geometry, size, options):
     torch.testing.assert_close(layer(x), layer_by_loops(layer, x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(
     "geometry", [(3, 1, 1, 1), (3, 2, 3, 2), (1, 1, 0, 1), (3, 1, 2, 1)], ids=str
 )
-def test_value_ratio_0_is_the_convolution_bit_for_bit(geometry, bias):
+def test_value_ratio_0_is_the_convolution_bit_for_bit(geometry, bias, merge):
     torch.manual_seed(7)
     plain = nn.Conv2d(5, 12, *geometry, bias=bias)
     torch.manual_seed(7)
-    layer = make(5, 12, *geometry, bias=bias, value_ratio=0)
+    layer = make(5, 12, *geometry, bias=bias, value_ratio=0, merge=merge)
     assert layer.state_dict().keys() == plain.state_dict().keys()
     for name, tensor in plain.state_dict().items():
         assert torch.equal(layer.state_dict()[name], tensor), name
@@ -241,17 +253,58 @@ def test_value_ratio_1_makes_no_convolution():
     assert layer(torch.randn(2, 6, 5, 7)).shape == (2, 16, 5, 7)
 
 
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("value_ratio", [0.25, 1])
+@pytest.mark.parametrize("geometry", SAME_PADDING, ids=str)
+def test_added_attention_starts_as_the_convolution_bit_for_bit(geometry, value_ratio, bias, pool):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 16, *geometry, bias=bias)
+    layer = make(6, 16, *geometry, bias=bias, value_ratio=value_ratio, pool=pool, merge="add")
+    layer.load_state_dict(plain.state_dict(), strict=False)
+    x = torch.randn(2, 6, 9, 7)
+    assert torch.equal(layer(x), plain(x))
+    layer.valid_size = torch.tensor([[9, 7], [5, 6]])
+    assert torch.equal(layer(x), plain(x))
+    nn.init.normal_(layer.proj.weight)
+    assert not torch.equal(layer(x), plain(x))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_added_attention_moves_with_the_second_step(stride, pool):
+    torch.manual_seed(0)
+    layer = make(stride=stride, pool=pool, merge="add")
+    start = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for step in (1, 2):
+        optimizer.zero_grad()
+        out = layer(torch.randn(2, 6, 9, 11))
+        (out * torch.randn_like(out)).sum().backward()
+        optimizer.step()
+        still = {n for n, p in layer.named_parameters() if torch.equal(p, start[n])}
+        assert still == ({"qkv.weight", "qkv.bias", "rel_h", "rel_w"} if step == 1 else set())
+
+
+def test_parameters_of_added_attention():
+    layer = make(value_ratio=0.5, merge="add")
+    shapes = {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
+    assert shapes["weight"] == (16, 6, 3, 3) and shapes["bias"] == (16,)
+    assert shapes["proj.weight"] == (16, 8, 1, 1) and shapes["proj.bias"] == (16,)
+    assert make(value_ratio=1, merge="add").proj.weight.shape == (16, 16, 1, 1)
+
+
 def test_without_bias_no_part_has_one():
     names = [name for name, _ in make(bias=False).named_parameters()]
     assert names == ["weight", "rel_h", "rel_w", "qkv.weight", "proj.weight"]
 
 
-@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize(("pool", "merge"), [(False, "concat"), (True, "concat"), (True, "add")])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_output_size_is_conv2ds(geometry, size, pool):
+def test_output_size_is_conv2ds(geometry, size, pool, merge):
     plain = nn.Conv2d(6, 16, *geometry)
-    layer = make(6, 16, *geometry, pool=pool)
+    layer = make(6, 16, *geometry, pool=pool, merge=merge)
     x = torch.randn(2, 6, *size)
     try:
         expected = plain(x).shape
@@ -306,6 +359,7 @@ def test_attention_depths(arguments, depths):
         ({"value_ratio": -0.1}, "value_ratio must be between 0 and 1, got -0.1"),
         ({"value_ratio": 1.1}, "value_ratio must be between 0 and 1, got 1.1"),
         ({"value_ratio": math.nan}, "value_ratio must be between 0 and 1, got nan"),
+        ({"merge": "sum"}, "merge must be among concat, add, got 'sum'"),
         ({"key_ratio": 0}, "key_ratio must be above 0 and at most 1, got 0"),
         ({"key_ratio": 1.5}, "key_ratio must be above 0 and at most 1, got 1.5"),
         ({"min_key_depth_per_head": -1}, "min_key_depth_per_head must not be negative, got -1"),
@@ -338,6 +392,23 @@ def test_map_smaller_than_the_kernel_is_refused_with_both_sizes(value_ratio):
     layer = make(kernel_size=5, padding=1, value_ratio=value_ratio)
     with pytest.raises(ValueError, match=r"a map of \(2, 9\) is smaller than the kernel \(5, 5\)"):
         layer(torch.randn(1, 6, 2, 9))
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "dense"])
+def test_every_backend_computes_the_layer(backend, merge):
+    """Gradients included, on an odd padded batch, in the precision that all of them take."""
+    torch.manual_seed(0)
+    layer = randomised(make(pool=False, merge=merge)).double()
+    layer.valid_size = torch.tensor([[7, 9], [5, 4]])
+    x = torch.randn(2, 6, 7, 9, dtype=torch.float64) * real_pixels(layer.valid_size, 7, 9)[:, None]
+    found = {}
+    for name in ("dense", backend):
+        layer.backend = name
+        out = layer(x)
+        gradients = torch.autograd.grad(out.square().sum(), list(layer.parameters()))
+        found[name] = out, *gradients
+    torch.testing.assert_close(found[backend], found["dense"], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("pool", [False, True])
@@ -391,14 +462,15 @@ def test_evaluation_is_deterministic_and_leaves_the_state_alone():
         assert torch.equal(after[name], tensor), name
 
 
+@pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("geometry", SAME_PADDING, ids=str)
 @pytest.mark.parametrize(
     ("size", "absolute"), [((9, 10), False), ((10, 9), False), ((9, 10), True)], ids=str
 )
-def test_valid_size_gives_every_image_what_it_gets_alone(size, absolute, geometry, pool):
+def test_valid_size_gives_every_image_what_it_gets_alone(size, absolute, geometry, pool, merge):
     torch.manual_seed(0)
-    layer = randomised(make(6, 16, *geometry, pool=pool, absolute=absolute)).double()
+    layer = randomised(make(6, 16, *geometry, pool=pool, absolute=absolute, merge=merge)).double()
     valid = [size, (size[0], 5), (6, size[1]), (7, 8), (1, 1)]
     batch = torch.zeros(len(valid), 6, *size, dtype=torch.float64)
     for image, (rows, columns) in zip(batch, valid, strict=True):
@@ -432,21 +504,23 @@ def test_image_without_a_real_pixel_makes_no_nan():
     assert all(p.grad.isfinite().all() for p in layer.parameters())
 
 
+@pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("with_sizes", [False, True])
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_batch_of_no_images(stride, pool, with_sizes):
-    layer = make(stride=stride, pool=pool)
+def test_batch_of_no_images(stride, pool, with_sizes, merge):
+    layer = make(stride=stride, pool=pool, merge=merge)
     if with_sizes:
         layer.valid_size = torch.zeros(0, 2, dtype=torch.int64)
     x = torch.zeros(0, 6, 5, 7)
     assert layer(x).shape == (0, 16, *nn.Conv2d(6, 16, 3, stride, 1)(x).shape[2:])
 
 
-def test_norm_then_activation_follow_the_concatenation():
+@pytest.mark.parametrize("merge", MERGES)
+def test_norm_then_activation_follow_the_merged_maps(merge):
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(16).train()
-    layer = make(norm=norm, activation=F.relu)
+    layer = randomised(make(norm=norm, activation=F.relu, merge=merge))
     x = torch.randn(4, 6, 5, 7)
     out = layer(x)
     layer.norm = layer.activation = None
@@ -482,10 +556,10 @@ def test_only_positions_tell_pixels_apart(relative, absolute):
     ],
     ids=["channels_last", "transposed", "strided"],
 )
-@pytest.mark.parametrize("pool", [False, True])
-def test_memory_layout_of_the_input_does_not_matter(other_layout, pool):
+@pytest.mark.parametrize(("pool", "merge"), [(False, "concat"), (True, "concat"), (False, "add")])
+def test_memory_layout_of_the_input_does_not_matter(other_layout, pool, merge):
     torch.manual_seed(0)
-    layer = make(stride=2, pool=pool).double()
+    layer = randomised(make(stride=2, pool=pool, merge=merge)).double()
     x = torch.randn(2, 6, 9, 7, dtype=torch.float64)
     other = other_layout(x)
     assert torch.equal(x, other) and x.stride() != other.stride()
@@ -509,10 +583,11 @@ def test_copies_compute_the_same_and_share_nothing(copied):
     assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("pool", [False, True])
-def test_runs_under_bfloat16_autocast(pool):
+@pytest.mark.parametrize(("pool", "merge"), [(False, "concat"), (True, "concat"), (True, "add")])
+def test_runs_under_bfloat16_autocast(pool, merge):
     torch.manual_seed(0)
-    layer = make(stride=2, pool=pool)
+    layer = make(stride=2, pool=pool, merge=merge)
+    nn.init.xavier_uniform_(layer.proj.weight)  # added attention starts at zero
     x = torch.randn(2, 6, 9, 7)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = layer(x)
@@ -524,7 +599,8 @@ def test_runs_under_bfloat16_autocast(pool):
 
 
 def test_printing_the_layer_shows_what_matters():
-    text = repr(make(stride=2, dilation=2, padding=2, pool=True, max_size=(4, 5), absolute=True))
+    options = {"pool": True, "max_size": (4, 5), "absolute": True, "merge": "add"}
+    text = repr(make(stride=2, dilation=2, padding=2, **options))
     for part in (
         "6, 16, kernel_size=(3, 3), stride=(2, 2), padding=(2, 2)",
         "num_heads=2, key_depth=8, value_depth=8",
@@ -532,5 +608,6 @@ def test_printing_the_layer_shows_what_matters():
         "max_size=(4, 5)",
         "pool=True",
         "absolute=True",
+        "merge=add",
     ):
         assert part in text

@@ -113,6 +113,30 @@ def test_parameter_counts_are_the_published(build, depth, spec, published, count
     assert round(millions, 2) == counted
 
 
+@pytest.mark.parametrize(
+    ("depth", "millions"), [(34, 23.39), (50, 26.95), (101, 47.56), (152, 64.62)]
+)
+def test_parameter_counts_of_added_attention(build, depth, millions):
+    """By hand: the plain network, and of each layer q, k and v, proj to F_out, and the tables."""
+    spec = dataclasses.replace(IMAGENET_34 if depth == 34 else IMAGENET, merge="add")
+    with torch.device("meta"):
+        plain = build("torchvision", depth)
+        count = sum(p.numel() for p in plain.parameters())
+        network = augment(build("torchvision", depth), spec)
+    basic = depth == 34
+    for width, blocks, first_input, side in zip(
+        (128, 256, 512), BLOCKS.get(depth, (3, 8, 36, 3))[1:], (64, 128, 256), (14, 14, 7)
+    ):
+        for block in range(blocks):
+            inputs = first_input if basic and block == 0 else width
+            value_depth = width // (4 if basic else 10) // 8 * 8
+            key_depth = max(8 * 20, -(-width // (4 if basic else 5) // 8) * 8)
+            count += inputs * (2 * key_depth + value_depth) + value_depth * width
+            count += 2 * (2 * side - 1) * (key_depth // 8)
+    assert sum(p.numel() for p in network.parameters()) == count
+    assert round(count / 1e6, 2) == millions
+
+
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize(
     ("framework", "depth", "conv"),
@@ -232,7 +256,8 @@ def test_kept_filters_norms_and_everything_else_stay(build, framework, depth):
 @pytest.mark.parametrize("depth", [18, 50])
 @pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
 @torch.no_grad()
-def test_frozen_norms_behind_attention_become_trainable(build, randomise_norms, framework, depth):
+def test_frozen_norms_behind_attention_stay_frozen(build, randomise_norms, framework, depth):
+    """Kept filters as before; of the others their mean, the norm's bias, until attention moves."""
     options = {"freeze_at": 2} if framework == "detectron2" else {}
     network = build(framework, depth, norm="FrozenBN", stages=["res3", "res4"], **options)
     plain = copy.deepcopy(randomise_norms(network.eval()))
@@ -244,21 +269,80 @@ def test_frozen_norms_behind_attention_become_trainable(build, randomise_norms, 
         beside = getattr(network.get_submodule(parent), name[-5:].replace("conv", "bn"), None)
         return conv, conv.norm if beside is None else beside
 
+    assert attention_names(network)
     for name in attention_names(network):
         (conv, norm), (old_conv, old_norm) = (conv_and_norm(n, name) for n in (network, plain))
-        assert type(norm) is nn.BatchNorm2d and type(old_norm).__name__ == "FrozenBatchNorm2d"
-        assert norm.weight.requires_grad and norm.eps == old_norm.eps
-        assert not norm.training, "a network in evaluation must stay in evaluation"
+        assert type(norm) is type(old_norm) and type(norm).__name__ == "FrozenBatchNorm2d"
         x = torch.randn(2, conv.in_channels, 6, 5)
-        if framework == "detectron2":  # the norm is within
-            out, expected = conv(x), old_conv(x)
-        else:
-            out, expected = norm(conv(x)), old_norm(old_conv(x))
+
+        def output(conv, norm, x=x):
+            return conv(x) if framework == "detectron2" else norm(conv(x))  # where it is within
+
+        out, expected = output(conv, norm), output(old_conv, old_norm)
         kept = len(conv.weight)
+        assert kept < conv.out_channels
         torch.testing.assert_close(out[:, :kept], expected[:, :kept], rtol=1e-5, atol=1e-5)
-    frozen = [m for m in network.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
-    before = [m for m in plain.modules() if type(m).__name__ == "FrozenBatchNorm2d"]
-    assert len(frozen) == len(before) - len(attention_names(network))
+        mean = old_norm.bias[kept:, None, None].expand_as(out[:, kept:])
+        if framework == "detectron2" and conv.activation is not None:
+            mean = conv.activation(mean)
+        assert torch.equal(out[:, kept:], mean)
+        torch.nn.init.xavier_uniform_(conv.proj.weight)
+        assert not torch.equal(output(conv, norm)[:, kept:], mean)
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+@torch.no_grad()
+def test_frozen_norms_behind_other_convolutions_become_trainable(build, randomise_norms, norm):
+    network = randomise_norms(build("torchvision", 18, norm=norm).eval())
+    plain = copy.deepcopy(network)
+    augment(network, AttentionSpec("aw", stages=("res5",)))
+    new, old = network.layer4[0].bn1, plain.layer4[0].bn1
+    assert type(new) is nn.BatchNorm2d and new.weight.requires_grad and new.eps == old.eps
+    assert not new.training, "a network in evaluation must stay in evaluation"
+    x = torch.randn(2, 512, 6, 5)
+    torch.testing.assert_close(new(x), old(x))
+    assert type(network.layer3[0].bn1) is type(plain.layer3[0].bn1)
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+@torch.no_grad()
+def test_added_attention_starts_as_the_plain_network(
+    build, randomise_norms, framework, depth, norm
+):
+    """Filters, frozen norms and names stay, and so do the features, bit for bit."""
+    options = {"freeze_at": 2} if framework == "detectron2" else {}
+    stages = ["res2", "res3", "res4", "res5"]
+    network = randomise_norms(build(framework, depth, norm=norm, stages=stages, **options).eval())
+    plain = copy.deepcopy(network)
+    augment(network, AttentionSpec(merge="add", mask_padding="none", max_image_size=64))
+    assert len(attention_names(network)) == sum(BLOCKS[depth][1:])
+    before, after = plain.state_dict(), network.state_dict()
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor), name
+    new = {name.rpartition("conv")[2][2:] for name in after.keys() - before.keys()}
+    assert new == {"qkv.weight", "proj.weight", "rel_h", "rel_w"}
+    frozen, frozen_before = (
+        [name for name, m in n.named_modules() if type(m).__name__ == "FrozenBatchNorm2d"]
+        for n in (network, plain)
+    )
+    assert frozen == frozen_before
+    trainable = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trainable - {name for name, p in plain.named_parameters() if p.requires_grad} == (
+        after.keys() - before.keys()
+    )
+    images = torch.randn(2, 3, 47, 65)
+    expected = plain(images)
+    for stage, features in network(images).items():
+        assert torch.equal(features, expected[stage]), stage
+
+
+def test_value_ratio_0_leaves_a_frozen_norm_frozen(build):
+    network = build("torchvision", 18, norm="FrozenBN")
+    before = copy.deepcopy(network.state_dict())
+    augment(network, AttentionSpec(value_ratio=0))
+    assert_unchanged(network, (snapshot(network)[0], before))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -268,10 +352,11 @@ def test_training_mode_is_kept(build, training):
     assert {module.training for module in network.modules()} == {training}
 
 
-def test_no_attention_changes_nothing(build):
+@pytest.mark.parametrize("mask", ["auto", "attention", "none"])
+def test_no_attention_changes_nothing(build, mask):
     network = build("torchvision", 18)
     before = snapshot(network)
-    assert augment(network, AttentionSpec(conv="")) is network
+    assert augment(network, AttentionSpec(conv="", mask_padding=mask)) is network
     assert_unchanged(network, before)
 
 
@@ -390,6 +475,9 @@ def test_what_is_no_resnet_is_refused(no_resnet):
         ({"value_ratio": -0.1}, "value_ratio must be between 0 and 1"),
         ({"value_ratio": 1.1}, "value_ratio must be between 0 and 1"),
         ({"min_key_depth_per_head": -1}, "min_key_depth_per_head must not be negative"),
+        ({"merge": "sum"}, "merge must be among concat, add, got 'sum'"),
+        ({"mask_padding": True}, "mask_padding must be among auto, none, .*, all, got True"),
+        ({"size_divisibility": 0}, "size_divisibility must be at least 1, got 0"),
         ({"max_image_size": 0}, "max_image_size must be at least 1, got 0"),
     ],
 )
@@ -399,15 +487,16 @@ def test_wrong_spec_is_refused_by_field(fields, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("merge", ["concat", "add"])
 @pytest.mark.parametrize("value_ratio", [0.0, 1.0])
-def test_extreme_value_ratios_run(build, value_ratio):
+def test_extreme_value_ratios_run(build, value_ratio, merge):
     network = build("torchvision", 18).eval()
     plain = copy.deepcopy(network)
-    augment(network, AttentionSpec(value_ratio=value_ratio, max_image_size=64))
+    augment(network, AttentionSpec(value_ratio=value_ratio, max_image_size=64, merge=merge))
     images = torch.randn(2, 3, 40, 33)
     with torch.no_grad():
         same = torch.equal(network(images), plain(images))
-    assert same == (value_ratio == 0)
+    assert same == (value_ratio == 0 or merge == "add")
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,28 @@ def test_every_parameter_learns(make, size):
         assert parameter.grad.isfinite().all() and parameter.grad.any(), name
 
 
+def test_added_attention_starts_as_torchvisions_network():
+    import torchvision
+
+    torch.manual_seed(0)
+    plain = torchvision.models.resnet34(num_classes=7).eval()
+    network = classification.aa_resnet34(7, 64, merge="add").eval()
+    report = load_weights(network, plain.state_dict())
+    assert not (report.unused or report.sliced)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network(images), plain(images))
+    for make in (
+        classification.aa_resnet50,
+        classification.aa_resnet101,
+        classification.aa_resnet152,
+        classification.aa_mnasnet,
+    ):
+        with torch.device("meta"):
+            layers = [m for m in make(merge="add").modules() if isinstance(m, AAConv2d)]
+        assert layers and {layer.merge for layer in layers} == {"add"}
+
+
 def test_torchvisions_checkpoints_load():
     import torchvision
 

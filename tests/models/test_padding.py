@@ -11,7 +11,9 @@ from aa_detection.layers import AAConv2d
 from aa_detection.models import AttentionSpec, augment, real_size
 
 STAGES = ["res2", "res3", "res4", "res5"]
-SPEC = AttentionSpec(max_image_size=64, num_heads=4)
+SPEC = AttentionSpec(max_image_size=64, num_heads=4, mask_padding="all")
+PLAIN = AttentionSpec(conv="", mask_padding="all")
+ADDED = dataclasses.replace(SPEC, merge="add")
 SIZES = [(47, 65), (70, 31), (33, 34), (64, 64)]
 
 
@@ -60,7 +62,7 @@ def test_features_alone_equal_features_in_a_padded_batch(
     build, randomise_norms, framework, depth, options
 ):
     network = randomise_norms(build(framework, depth, stages=STAGES, **options)).eval()
-    blind = augment(copy.deepcopy(network), AttentionSpec(max_image_size=64, mask_padding=False))
+    blind = augment(copy.deepcopy(network), AttentionSpec(max_image_size=64, mask_padding="none"))
     augment(network, SPEC)
     images = [torch.randn(3, *size) for size in SIZES]
     batch = padded(images)
@@ -74,13 +76,18 @@ def test_features_alone_equal_features_in_a_padded_batch(
 
 @pytest.mark.parametrize(
     "options",
-    [{"stages": ("res2", "res5"), "pool_stages": ()}, {"pool_stages": STAGES[1:]}],
+    [
+        {"stages": ("res2", "res5"), "pool_stages": ()},
+        {"pool_stages": STAGES[1:]},
+        {"merge": "add"},
+    ],
     ids=str,
 )
 @torch.no_grad()
-def test_features_alone_for_other_stages_and_pools(build, randomise_norms, options):
+def test_features_alone_for_other_options(build, randomise_norms, options):
     network = randomise_norms(build("torchvision", 18, stages=STAGES)).eval().double()
-    augment(network, AttentionSpec(max_image_size=64, num_heads=4, **options))
+    augment(network, dataclasses.replace(SPEC, **options))
+    _randomise_projections(network)
     images = [torch.randn(3, *size, dtype=torch.float64) for size in SIZES]
     assert worst_difference(network, images, padded(images)) < 1e-9
 
@@ -92,12 +99,78 @@ def test_features_alone_for_other_stages_and_pools(build, randomise_norms, optio
 @torch.no_grad()
 def test_features_alone_for_aw_and_gates(build, randomise_norms, framework, depth, conv, gate):
     network = randomise_norms(build(framework, depth, stages=STAGES)).eval().double()
-    options = {"conv": conv, "gate": gate, "stages": STAGES, "max_image_size": 64, "num_heads": 4}
-    blind = augment(copy.deepcopy(network), AttentionSpec(**options, mask_padding=False))
-    augment(network, AttentionSpec(**options))
+    spec = dataclasses.replace(SPEC, conv=conv, gate=gate, stages=STAGES)
+    blind = augment(copy.deepcopy(network), dataclasses.replace(spec, mask_padding="none"))
+    augment(network, spec)
     images = [torch.randn(3, *size, dtype=torch.float64) for size in SIZES]
     assert worst_difference(network, images, padded(images)) < 1e-9
     assert worst_difference(blind, images[:1], padded(images)[:1]) > 1e-3
+
+
+def _randomise_projections(network):
+    """Added attention starts at zero, where nothing would show."""
+    for module in network.modules():
+        if isinstance(module, AAConv2d):
+            torch.nn.init.xavier_uniform_(module.proj.weight)
+
+
+@pytest.mark.parametrize("merge", ["concat", "add"])
+@pytest.mark.parametrize(("framework", "depth"), [("torchvision", 18), ("detectron2", 50)])
+def test_attention_behind_frozen_norms_moves_every_parameter_in_two_steps(
+    build, randomise_norms, framework, depth, merge
+):
+    network = randomise_norms(build(framework, depth, norm="FrozenBN", stages=STAGES)).train()
+    spec = dataclasses.replace(SPEC, merge=merge)
+    augment(network.double(), spec)  # a table's first steps are too small for float32
+    start = {name: p.detach().clone() for name, p in network.named_parameters()}
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    batch = padded([torch.randn(3, *size, dtype=torch.float64) for size in SIZES[:2]])
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum((f * torch.randn_like(f)).mean() for f in network(batch).values()).backward()
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        assert parameter.isfinite().all() and not torch.equal(parameter, start[name]), name
+
+
+@pytest.mark.parametrize("spec", [SPEC, PLAIN, dataclasses.replace(SPEC, conv="aw", gate="cbam")])
+@pytest.mark.parametrize(
+    ("framework", "depth"), [("torchvision", 18), ("torchvision", 50), ("detectron2", 50)]
+)
+@torch.no_grad()
+def test_padding_of_the_batch_and_of_the_image_alone(
+    build, randomise_norms, framework, depth, spec
+):
+    """With "batch" an image has the features it has alone, padded as a detector pads it alone."""
+    network = randomise_norms(build(framework, depth, stages=STAGES)).eval().double()
+    augmented, blind = (
+        augment(copy.deepcopy(network), dataclasses.replace(spec, mask_padding=mask))
+        for mask in ("batch", "none")
+    )
+    blind.load_state_dict(augmented.state_dict())
+    images = [torch.randn(3, *size, dtype=torch.float64) for size in SIZES]
+    alone = [padded([image]) for image in images]
+    assert worst_difference(augmented, [image[0] for image in alone], padded(images, 96)) < 1e-9
+    assert worst_difference(blind, [image[0] for image in alone], padded(images, 96)) > 1e-2
+    if spec is PLAIN:  # alone it is the network without a mask
+        for stage, features in augmented(alone[0]).items():
+            assert torch.equal(features, network(alone[0])[stage]), stage
+
+
+@pytest.mark.parametrize("framework", ["torchvision", "detectron2"])
+@torch.no_grad()
+def test_mask_for_attention_alone_leaves_convolutions_what_they_see(
+    build, randomise_norms, framework
+):
+    network = randomise_norms(build(framework, 18, stages=STAGES)).eval()
+    plain = copy.deepcopy(network)
+    augment(network, dataclasses.replace(ADDED, mask_padding="attention"))
+    batch = padded([torch.randn(3, *size) for size in SIZES])
+    for stage, features in network(batch).items():
+        assert torch.equal(features, plain(batch)[stage]), stage
+    sizes = [m.valid_size for m in network.modules() if isinstance(m, AAConv2d)]
+    assert all(size is not None for size in sizes)
+    assert sizes[-1].tolist() == [[-(-h // 32), -(-w // 32)] for h, w in SIZES]
 
 
 @torch.no_grad()
@@ -114,9 +187,9 @@ def test_batch_without_padding_is_bit_identical_with_and_without_mask(build, fra
     network = build(framework, 18, stages=STAGES).eval()
     blind = copy.deepcopy(network)
     torch.manual_seed(1)
-    augment(network, AttentionSpec(max_image_size=64))
+    augment(network, AttentionSpec(max_image_size=64, mask_padding="all"))
     torch.manual_seed(1)
-    augment(blind, AttentionSpec(max_image_size=64, mask_padding=False))
+    augment(blind, AttentionSpec(max_image_size=64, mask_padding="none"))
     images = torch.randn(2, 3, 47, 65)
 
     def assert_same():
@@ -146,7 +219,6 @@ def test_image_without_a_real_pixel_and_no_images_at_all(build):
     ("norm", "kind"),
     [
         ("BN", {}),
-        ("FrozenBN", {}),
         ("BN", {"conv": "aw", "gate": "se"}),
         ("BN", {"conv": "aw", "gate": "cbam"}),
         ("FrozenBN", {"conv": "", "gate": "cbam"}),

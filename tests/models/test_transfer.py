@@ -1,6 +1,7 @@
 """Plain checkpoints into augmented networks, and augmented ones back into their like."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_plain_checkpoint_into_an_augmented_network(plain_and_augmented, framewo
     report = load_weights(augmented, dict(weights))
     after = augmented.state_dict()
 
-    sliced, fresh, counters = set(), set(), set()
+    sliced, fresh = set(), set()
     for name, conv in augmented.named_modules():
         if not isinstance(conv, AAConv2d):
             continue
@@ -53,23 +54,75 @@ def test_plain_checkpoint_into_an_augmented_network(plain_and_augmented, framewo
         sliced.add(f"{name}.weight")
         for tensor in NORM_TENSORS:
             key = f"{norm_of(name, framework)}.{tensor}"
+            if norm == "FrozenBN" and tensor == "bias":
+                continue  # the mean of the filters given up is kept
             assert torch.equal(after[key][:kept], weights[key][:kept]), key
             assert torch.equal(after[key][kept:], own[key][kept:]), key
             assert not torch.equal(after[key][kept:], weights[key][kept:]), key
             sliced.add(key)
-        if norm == "FrozenBN":  # the checkpoint of a frozen norm counts no batches
-            counters.add(f"{norm_of(name, framework)}.num_batches_tracked")
         for part in ("qkv.weight", "proj.weight", "rel_h", "rel_w"):
             assert torch.equal(after[f"{name}.{part}"], own[f"{name}.{part}"])
             fresh.add(f"{name}.{part}")
-    assert len(sliced) == 5 * (4 if depth == 18 else 10)
-    for key in after.keys() - sliced - fresh - counters:
+    assert len(sliced) == (5 if norm == "BN" else 4) * (4 if depth == 18 else 10)
+    for key in after.keys() - sliced - fresh:
         assert torch.equal(after[key], weights[key]), key
 
     assert set(report.sliced) == sliced
     assert set(report.fresh) == fresh
-    assert set(report.loaded) == after.keys() - sliced - fresh - counters
+    assert set(report.loaded) == after.keys() - sliced - fresh
     assert report.unused == []
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
+@pytest.mark.parametrize(("framework", "depth"), NETWORKS)
+def test_plain_checkpoint_into_added_attention_is_whole(
+    build, randomise_norms, framework, depth, norm
+):
+    plain = randomise_norms(build(framework, depth, norm=norm, stages=STAGES)).eval()
+    network = build(framework, depth, norm=norm, stages=STAGES).eval()
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.fill_(2)
+    augment(network, dataclasses.replace(SPEC, merge="add"))
+    report = load_weights(network, dict(plain.state_dict()))
+    assert set(report.loaded) == plain.state_dict().keys()
+    assert (report.sliced, report.unused, report.other_merge) == ([], [], None)
+    parts = ("qkv.weight", "proj.weight", "rel_h", "rel_w")
+    assert report.fresh and all(name.endswith(parts) for name in report.fresh)
+    images = torch.randn(2, 3, 47, 65)
+    with torch.no_grad():
+        for stage, features in network(images).items():
+            assert torch.equal(features, plain(images)[stage]), stage
+
+
+@pytest.mark.parametrize("value_ratio", [0.25, 0.5, 1])
+@pytest.mark.parametrize("theirs", ["concat", "add"])
+@pytest.mark.parametrize(("framework", "depth"), [("torchvision", 18), ("detectron2", 50)])
+def test_attention_merged_otherwise_stays_out(
+    build, randomise_norms, framework, depth, theirs, value_ratio
+):
+    """Not even what fits by its shape: a norm of half filters and half attention, for one."""
+
+    def network(merge):
+        spec = dataclasses.replace(SPEC, merge=merge, value_ratio=value_ratio)
+        return augment(build(framework, depth, stages=STAGES), spec)
+
+    source = randomise_norms(network(theirs))
+    model = network("add" if theirs == "concat" else "concat")
+    own = copy.deepcopy(model.state_dict())
+    report = load_weights(model, source.state_dict())
+    assert report.other_merge == theirs
+    layers = [name for name, m in model.named_modules() if isinstance(m, AAConv2d)]
+    theirs_alone = {f"{prefix}." for name in layers for prefix in (name, norm_of(name, framework))}
+    left_out = {key for key in own if key.startswith(tuple(theirs_alone))}
+    for key in left_out:
+        assert torch.equal(model.state_dict()[key], own[key]), key
+    for key in own.keys() - left_out:
+        assert torch.equal(model.state_dict()[key], source.state_dict()[key]), key
+    assert {f"{name}.proj.weight" for name in layers} <= set(report.unused)
+    assert f"{norm_of(layers[0], framework)}.weight" in report.unused
+    # and its own kind is not mistaken for the other
+    assert load_weights(network(theirs), source.state_dict()).other_merge is None
 
 
 @pytest.mark.parametrize(("framework", "depth"), NETWORKS)

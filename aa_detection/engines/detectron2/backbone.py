@@ -1,5 +1,7 @@
 """The registry entries: detectron2's own ResNets, then attention put into them."""
 
+import dataclasses
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -22,7 +24,8 @@ def build_aa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     Raises:
         ConfigError: a value of ``MODEL.ATTENTION`` that cannot be built; names the key.
     """
-    return _augmented(build_resnet_backbone(cfg, input_shape), cfg)
+    resnet = build_resnet_backbone(cfg, input_shape)
+    return _augmented(resnet, cfg, resnet.size_divisibility)
 
 
 @BACKBONE_REGISTRY.register()
@@ -33,7 +36,7 @@ def build_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbo
         ConfigError: as :func:`build_aa_resnet_backbone`.
     """
     backbone = build_resnet_fpn_backbone(cfg, input_shape)
-    _augmented(backbone.bottom_up, cfg)
+    _augmented(backbone.bottom_up, cfg, backbone.size_divisibility)
     return backbone
 
 
@@ -45,12 +48,13 @@ def build_retinanet_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec)
         ConfigError: as :func:`build_aa_resnet_backbone`.
     """
     backbone = build_retinanet_resnet_fpn_backbone(cfg, input_shape)
-    _augmented(backbone.bottom_up, cfg)
+    _augmented(backbone.bottom_up, cfg, backbone.size_divisibility)
     return backbone
 
 
-def _augmented(resnet: nn.Module, cfg: CfgNode) -> nn.Module:
-    spec = attention_spec(cfg)
+def _augmented(resnet: nn.Module, cfg: CfgNode, size_divisibility: int) -> nn.Module:
+    # detectron2's 0 is no padding of an image alone
+    spec = dataclasses.replace(attention_spec(cfg), size_divisibility=max(1, size_divisibility))
     try:
         return augment(resnet, spec)
     except (ValueError, TypeError) as error:

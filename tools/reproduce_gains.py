@@ -49,12 +49,13 @@ SEEDS = (1, 2, 3, 4, 5)
 ARMS = {
     "plain": (),
     "aa": ("MODEL.ATTENTION.CONV", "aa"),
+    "add": ("MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.MERGE", "add"),
     "se": ("MODEL.ATTENTION.GATE", "se"),
     "aw": ("MODEL.ATTENTION.CONV", "aw"),
 }
 BASELINE = "plain"
 DRAWN_ARMS = ("plain", "aa", "se", "aw")
-OWN_ARMS = ("plain", "aa")
+OWN_ARMS = ("plain", "aa", "add")
 SPLITS = ("train", "val")
 
 

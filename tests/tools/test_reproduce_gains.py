@@ -105,16 +105,18 @@ def test_own_data(own, data, tmp_path):
     folder = tmp_path / "records/aa_retinanet_R18"
     records = {path.name: json.loads(path.read_text()) for path in folder.glob("*-seed1.json")}
     plain, aa = records["plain-seed1.json"], records["aa-seed1.json"]
+    add = records["add-seed1.json"]
     # the config is an attentive one's: the plain arm says that it is none
     assert plain["settings"]["MODEL.ATTENTION.CONV"] == ""
     assert aa["settings"]["MODEL.ATTENTION.CONV"] == "aa"
+    assert add["settings"]["MODEL.ATTENTION.AA.MERGE"] == "add"
     assert plain["data"] == aa["data"] and set(plain["data"]) == {"train", "val"}
     assert str(tmp_path) not in json.dumps(records)
     table = (folder / "table.md").read_text()
     assert table in printed and "aa and plain" in table
 
     status, printed, _ = own()
-    assert status == 0 and "2 of 2 runs are complete" in printed
+    assert status == 0 and "3 of 3 runs are complete" in printed
 
     # other images under the same name are another experiment
     changed = tmp_path / "train.json"
@@ -151,7 +153,7 @@ def test_a_name_that_is_none(tool, capsys):
     with pytest.raises(SystemExit) as end:
         tool.main(["--arms", "plain,ab"])
     assert end.value.code == 2
-    assert "'ab' is none of plain, aa, se, aw" in capsys.readouterr().err
+    assert "'ab' is none of plain, aa, add, se, aw" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -185,12 +187,16 @@ def test_the_arms_are_twins(tool):
             assert cfg.SEED == 1
             configs[arm] = dict(cfg.MODEL.ATTENTION), cfg
             cfg.MODEL.pop("ATTENTION")
-        attention = {arm: (keys["CONV"], keys["GATE"]) for arm, (keys, _) in configs.items()}
+        attention = {
+            arm: (keys["CONV"], keys["GATE"], keys["AA"]["MERGE"])
+            for arm, (keys, _) in configs.items()
+        }
         assert attention == {
-            "plain": ("", ""),
-            "aa": ("aa", ""),
-            "se": ("", "se"),
-            "aw": ("aw", ""),
+            "plain": ("", "", "concat"),
+            "aa": ("aa", "", "concat"),
+            "add": ("aa", "", "add"),
+            "se": ("", "se", "concat"),
+            "aw": ("aw", "", "concat"),
         }
         for _, cfg in configs.values():
             assert cfg == configs["plain"][1]

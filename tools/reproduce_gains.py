@@ -49,6 +49,7 @@ SEEDS = (1, 2, 3, 4, 5)
 ARMS = {
     "plain": (),
     "aa": ("MODEL.ATTENTION.CONV", "aa"),
+    "aa-unmasked": ("MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.MASK_PADDING", "False"),
     "add": ("MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.MERGE", "add"),
     "se": ("MODEL.ATTENTION.GATE", "se"),
     "aw": ("MODEL.ATTENTION.CONV", "aw"),

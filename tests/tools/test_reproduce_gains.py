@@ -153,7 +153,7 @@ def test_a_name_that_is_none(tool, capsys):
     with pytest.raises(SystemExit) as end:
         tool.main(["--arms", "plain,ab"])
     assert end.value.code == 2
-    assert "'ab' is none of plain, aa, add, se, aw" in capsys.readouterr().err
+    assert "'ab' is none of plain, aa, aa-unmasked, add, se, aw" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -188,15 +188,16 @@ def test_the_arms_are_twins(tool):
             configs[arm] = dict(cfg.MODEL.ATTENTION), cfg
             cfg.MODEL.pop("ATTENTION")
         attention = {
-            arm: (keys["CONV"], keys["GATE"], keys["AA"]["MERGE"])
+            arm: (keys["CONV"], keys["GATE"], keys["AA"]["MERGE"], keys["AA"]["MASK_PADDING"])
             for arm, (keys, _) in configs.items()
         }
         assert attention == {
-            "plain": ("", "", "concat"),
-            "aa": ("aa", "", "concat"),
-            "add": ("aa", "", "add"),
-            "se": ("", "se", "concat"),
-            "aw": ("aw", "", "concat"),
+            "plain": ("", "", "concat", True),
+            "aa": ("aa", "", "concat", True),
+            "aa-unmasked": ("aa", "", "concat", False),
+            "add": ("aa", "", "add", True),
+            "se": ("", "se", "concat", True),
+            "aw": ("aw", "", "concat", True),
         }
         for _, cfg in configs.values():
             assert cfg == configs["plain"][1]

@@ -1,19 +1,25 @@
-"""Measure what attention gains: plain, AA, SE and AW twins of one detector.
+"""Measure what attention gains, on your data or on the project's own.
 
-    reproduce_gains.py              on whatever engine and device there is, a run at a time
-    reproduce_gains.py --jobs 2     two at a time
+    reproduce_gains.py --config-file my.yaml --train-json train.json --train-images train/ \\
+        --val-json val.json --val-images val/ --arms plain,add --seeds 1,2,3
 
-Two datasets, both drawn by the project: `sample`, ordinary objects, and `context`, whose classes
-can be told only from the far end of the image. The arms differ in MODEL.ATTENTION.CONV and GATE
-alone, and train on the same images for the same number of steps with the same seeds.
+    reproduce_gains.py              the tables of docs/gains: two datasets that the project draws
+    reproduce_gains.py --jobs 2     two runs at a time
 
-Every run is a process of its own and leaves its numbers and detections in ``--records``. What is
-there is not run again, and what was interrupted goes on from its last checkpoint: start the same
-command as often as needed. A table of the runs that are complete, with confidence intervals over
-images and seeds, is printed at the end, also after Ctrl-C, and written beside them.
+It trains twins of one detector, plain and attentive, with several seeds each. The arms differ in
+MODEL.ATTENTION alone, and train on the same images for the same number of steps with the same
+seeds. Every run is a process of its own and leaves its numbers and detections in ``--records``.
+What is there is not run again, and what was interrupted goes on from its last checkpoint: start the
+same command as often as needed. A table of the complete runs, with confidence intervals over images
+and seeds, and what it says in words are printed at the end, also after Ctrl-C, and written beside
+the runs.
+
+Without a dataset of yours there are two: `sample`, ordinary objects, and `context`, whose classes
+can be told only from the far end of the image.
 """
 
 import argparse
+import hashlib
 import signal
 import statistics
 import sys
@@ -21,13 +27,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..comparison import compare
-from ..config import configs_folder
+from ..config import ConfigError, configs_folder, number_of_classes
+from ..data import CocoDataset, check_datasets, require_usable
 from ..data.synthetic.context import CONTEXT
 from ..data.synthetic.drawn import DrawnDataset
 from ..data.synthetic.sample import SAMPLE
-from ..engines import engine_name
+from ..engines import Engine, engine_name, load_engine
 from ..studies.runs import TRAIN, Run, Runs
 from ..training.interrupt import Interrupted
 from .command import ENGINE_OPTION, add_run_options, run_command
@@ -37,10 +45,15 @@ SEEDS = (1, 2, 3, 4, 5)
 ARMS = {
     "plain": (),
     "aa": ("MODEL.ATTENTION.CONV", "aa"),
+    "aa-unmasked": ("MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.MASK_PADDING", "False"),
+    "add": ("MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.MERGE", "add"),
     "se": ("MODEL.ATTENTION.GATE", "se"),
     "aw": ("MODEL.ATTENTION.CONV", "aw"),
 }
 BASELINE = "plain"
+DRAWN_ARMS = ("plain", "aa", "se", "aw")
+OWN_ARMS = ("plain", "aa", "add")
+SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,60 @@ EXPERIMENTS = {
     "context": Experiment(CONTEXT, 1500, 300, configs_folder() / "gains/context_R18.yaml"),
     "sample": Experiment(SAMPLE, 1500, 300, configs_folder() / "gains/sample_R18.yaml"),
 }
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """The user's: COCO files with their images, and the detector to train."""
+
+    config_file: Path
+    train: CocoDataset
+    val: CocoDataset
+    allow_pickle: bool
+
+    @property
+    def name(self) -> str:
+        return self.config_file.stem
+
+    def run(self, arm: str, seed: int, overrides: list[str], labels: dict[str, Any]) -> Run:
+        arguments = ["--allow-pickle"] if self.allow_pickle else []
+        for split, dataset in zip(SPLITS, (self.train, self.val)):
+            arguments += [f"--{split}-json", str(dataset.annotation_file.absolute())]
+            arguments += [f"--{split}-images", str(dataset.image_root.absolute())]
+        # the file may be an attentive detector's
+        attention = ("MODEL.ATTENTION.CONV", "", "MODEL.ATTENTION.GATE", "", *ARMS[arm])
+        return Run(
+            name=f"{self.name}/{arm}-seed{seed}",
+            config_file=self.config_file,
+            overrides=(*overrides, *attention, "SEED", str(seed)),
+            arguments=tuple(arguments),
+            labels={"arm": arm, "seed": seed, **labels},
+        )
+
+    def check(self, engine: Engine, arms: list[str], overrides: list[str]) -> dict[str, Any]:
+        """What the runs begin with: the data, and the weights if any, by their content.
+
+        Raises:
+            ConfigError, DatasetError: it cannot be trained on.
+        """
+        for arm in arms:
+            run = self.run(arm, 1, overrides, {})
+            cfg = engine.load_config(str(run.config_file), run.overrides)
+        reports = check_datasets([self.train], [self.val], num_classes=number_of_classes(cfg))
+        require_usable(reports)
+        files = {"train": self.train.annotation_file, "val": self.val.annotation_file}
+        weights = cfg.MODEL.WEIGHTS
+        if weights and "://" not in weights:
+            files["weights"] = Path(weights)
+        return {"data": {part: _digest(part, file) for part, file in files.items()}}
+
+
+def _digest(part: str, file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        key = "MODEL.WEIGHTS" if part == "weights" else f"--{part}-json"
+        raise ConfigError(f"{key} {file}: {error.strerror}") from None
 
 
 def table(runs: Runs, name: str, plan: dict[str, list[Run]], annotations: Path) -> list[str]:
@@ -126,44 +193,90 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         description=__doc__.replace("reproduce_gains.py", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name, known in (("datasets", EXPERIMENTS), ("arms", ARMS)):
-        parser.add_argument(
-            f"--{name}",
-            type=partial(chosen, known),
-            default=[*known],
-            metavar="NAME,NAME",
-            help=f"default: {','.join(known)}",
-        )
+    own = parser.add_argument_group("your own data", "all of these together")
+    own.add_argument("--config-file", type=Path, metavar="FILE", help="YAML of the detector")
+    for split in SPLITS:
+        own.add_argument(f"--{split}-json", type=Path, metavar="FILE", help="COCO annotations")
+        own.add_argument(f"--{split}-images", type=Path, metavar="FOLDER", help="of their images")
+    own.add_argument(
+        "--allow-pickle", action="store_true", help="as train_net.py has it, for MODEL.WEIGHTS"
+    )
+    parser.add_argument(
+        "--datasets",
+        type=partial(chosen, EXPERIMENTS),
+        metavar="NAME,NAME",
+        help=f"of the project's (default: {','.join(EXPERIMENTS)})",
+    )
+    parser.add_argument(
+        "--arms",
+        type=partial(chosen, ARMS),
+        metavar="NAME,NAME",
+        help=f"of {','.join(ARMS)}; the first of a comparison is {BASELINE} "
+        f"(default: {','.join(DRAWN_ARMS)}; {','.join(OWN_ARMS)} on your own data)",
+    )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--records",
         type=Path,
-        default=Path("docs/gains"),
-        help="what is kept of the runs (default: docs/gains)",
+        metavar="FOLDER",
+        help="what is kept of the runs (default: docs/gains; output/gains/records for your own)",
     )
     add_run_options(parser, seeds=SEEDS, work="output/gains")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    parts = ["config_file", *(f"{split}_{part}" for split in SPLITS for part in ("json", "images"))]
+    missing = [part for part in parts if getattr(args, part) is None]
+    args.own = len(missing) < len(parts)
+    if args.own and missing:
+        parser.error(f"your own data needs --{missing[0].replace('_', '-')}, too")
+    if args.own and args.datasets:
+        parser.error("--datasets are the project's own: leave it out, or --train-json and the like")
+    args.datasets = args.datasets or [*EXPERIMENTS]
+    args.arms = args.arms or [*(OWN_ARMS if args.own else DRAWN_ARMS)]
+    args.records = args.records or Path("output/gains/records" if args.own else "docs/gains")
+    return args
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
     """0; 1 where a run failed; 130 and 143 where they were interrupted. The table is of what is."""
-    runs = Runs(TRAIN, engine_name(args.engine), args.records, args.work)
-    root = (args.work / "datasets").resolve()
-    plans = {
-        name: {
-            arm: [EXPERIMENTS[name].run(arm, seed, args.opts, root) for seed in args.seeds]
-            for arm in args.arms
+    engine = engine_name(args.engine)
+    runs = Runs(TRAIN, engine, args.records, args.work)
+    plans: dict[str, dict[str, list[Run]]]
+    if args.own:
+        own = OwnData(
+            args.config_file,
+            CocoDataset("train", args.train_json, args.train_images),
+            CocoDataset("val", args.val_json, args.val_images),
+            args.allow_pickle,
+        )
+        labels = own.check(load_engine(engine), args.arms, args.opts)
+        plans = {
+            own.name: {
+                arm: [own.run(arm, seed, args.opts, labels) for seed in args.seeds]
+                for arm in args.arms
+            }
         }
-        for name in args.datasets
-    }
+        annotations = {own.name: args.val_json}
+        table_file = args.records / own.name / "table.md"
+    else:
+        root = (args.work / "datasets").resolve()
+        plans = {
+            name: {
+                arm: [EXPERIMENTS[name].run(arm, seed, args.opts, root) for seed in args.seeds]
+                for arm in args.arms
+            }
+            for name in args.datasets
+        }
+        annotations = {
+            name: EXPERIMENTS[name].write(root) / "annotations/val.json" for name in args.datasets
+        }
+        table_file = args.records / "table.md"
     # a seed of every arm before the next: what is there so far can be compared
     order = [
-        plans[name][arm][number]
-        for name in args.datasets
+        plan[arm][number]
+        for plan in plans.values()
         for number in range(len(args.seeds))
         for arm in args.arms
     ]
-    folders = {name: EXPERIMENTS[name].write(root) for name in args.datasets}
     status = 0
     try:
         if runs.complete(order, jobs=args.jobs, report=lambda line: print(line, flush=True)):
@@ -172,12 +285,12 @@ def run(args: argparse.Namespace, prog: str) -> int:
         print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
         status = 128 + getattr(end, "signum", signal.SIGINT)
     lines = []
-    for name in args.datasets:
-        lines += table(runs, name, plans[name], folders[name] / "annotations/val.json")
+    for name, plan in plans.items():
+        lines += table(runs, name, plan, annotations[name])
     text = "\n".join(lines)
     print(text)
-    args.records.mkdir(parents=True, exist_ok=True)
-    (args.records / "table.md").write_text(text, encoding="utf-8")
+    table_file.parent.mkdir(parents=True, exist_ok=True)
+    table_file.write_text(text, encoding="utf-8")
     return status
 
 

@@ -16,6 +16,17 @@ from .resnet import STAGE_NAMES
 from .wide_resnet import WideResNet
 
 
+def aa_resnet18(num_classes: int = 1000, image_size: int = 224, merge: str = "concat") -> nn.Module:
+    """An AA-ResNet-18 whose weights start a detector with ``MODEL.ATTENTION.AA`` at its defaults.
+
+    None of the paper's: κ = 0.2, υ = 0.1, no minimum for the keys, as in the paper's detectors.
+    Arguments as :func:`aa_resnet34`.
+    """
+    resnet = torchvision.models.resnet18(num_classes=num_classes)
+    spec = AttentionSpec(conv="aa", merge=merge, max_image_size=image_size, mask_padding="none")
+    return augment(resnet, spec)
+
+
 def aa_resnet34(num_classes: int = 1000, image_size: int = 224, merge: str = "concat") -> nn.Module:
     """AA-ResNet-34 of Bello et al., section 4.2: κ = υ = 0.25, 20.7 M parameters.
 

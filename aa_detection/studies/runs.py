@@ -47,6 +47,7 @@ class Run:
         name: of its record, below the records' folder; may have slashes.
         config_file: its YAML.
         overrides: ``KEY VALUE …`` on top.
+        arguments: options of the program beside these, such as the files of its dataset.
         labels: what the run is to the experiment (arm, seed, data), kept in the record.
         environment: variables of its process, such as the root of its datasets.
     """
@@ -54,6 +55,7 @@ class Run:
     name: str
     config_file: Path
     overrides: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     labels: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -89,14 +91,12 @@ class Runs:
             return None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a record of a run: {error}") from None
-        expected = self._identity(run)
-        for part, wanted in expected.items():
-            found = record.get(part) if isinstance(record, dict) else None
-            if found != wanted:
-                raise ConfigError(
-                    f"{path}: this run had another {_difference(part, found, wanted)}; remove the "
-                    "record to run it again, or keep other runs in another folder"
-                )
+        difference = _first_difference(record, self._identity(run))
+        if difference:
+            raise ConfigError(
+                f"{path}: this run had another {difference}; remove the record to run it again, "
+                "or keep other runs in another folder"
+            )
         return record
 
     def detections(self, run: Run) -> list[dict[str, Any]]:
@@ -115,11 +115,14 @@ class Runs:
             The runs that failed.
 
         Raises:
-            ConfigError: another process makes runs in this folder.
+            ConfigError: another process makes runs in this folder, or what an unfinished run left
+                there is of other settings.
             KeyboardInterrupt, Interrupted: SIGINT or SIGTERM. What is running has been told to
                 leave a checkpoint and has ended; it goes on the next time.
         """
         missing = [run for run in runs if self.record(run) is None]
+        for run in missing:
+            self._check_unfinished(run)
         report(f"{len(runs) - len(missing)} of {len(runs)} runs are complete")
         failed: list[Run] = []
 
@@ -148,16 +151,34 @@ class Runs:
                 raise
         return failed
 
+    def _check_unfinished(self, run: Run) -> None:
+        """Refuse to go on from the checkpoint of a run with other settings."""
+        path = self._begun_path(run)
+        try:
+            difference = _first_difference(json.loads(path.read_bytes()), self._identity(run))
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise ConfigError(f"{path}: not the settings of a run: {error}") from None
+        if difference:
+            raise ConfigError(
+                f"{path.parent}: an unfinished run with another {difference}; remove the folder, "
+                "or choose another with --work"
+            )
+
     def _make(self, run: Run, jobs: int) -> dict[str, Any] | None:
         """Train, evaluate and record; None if the process failed or evaluated nothing."""
         output = self.work / run.name
         output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self._begun_path(run), "w") as file:
+            file.write(json.dumps(self._identity(run), indent=1) + "\n")
         environment = {**os.environ, **run.environment}
         # processes that each use all cores wait for each other
         threads = max(1, (os.cpu_count() or 1) // jobs)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         command = [sys.executable, *self.train, "--config-file", str(run.config_file)]
-        command += ["--engine", self.engine, "--resume", *run.overrides, "OUTPUT_DIR", str(output)]
+        command += ["--engine", self.engine, "--resume", *run.arguments]
+        command += [*run.overrides, "OUTPUT_DIR", str(output)]
         resumed = any(output.glob("**/*.ckpt")) or (output / "last_checkpoint").exists()
         start = time.monotonic()
         with open(output / "output.txt", "a", encoding="utf-8") as file:
@@ -206,6 +227,9 @@ class Runs:
     def _path(self, run: Run) -> Path:
         return self.records / f"{run.name}.json"
 
+    def _begun_path(self, run: Run) -> Path:
+        return self.work / run.name / "run.json"
+
     def _detections_path(self, run: Run) -> Path:
         return self.records / f"{run.name}.detections.json.gz"
 
@@ -240,6 +264,15 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _first_difference(found: Any, identity: dict[str, Any]) -> str | None:
+    """In words, the first part of a run's identity that `found` has otherwise."""
+    for part, wanted in identity.items():
+        part_found = found.get(part) if isinstance(found, dict) else None
+        if part_found != wanted:
+            return _difference(part, part_found, wanted)
+    return None
 
 
 def _difference(part: str, found: Any, wanted: Any) -> str:

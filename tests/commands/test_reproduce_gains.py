@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aa_detection.data.synthetic.context import BOARD_WIDTH, DISCS_FROM, HEIGHT, WIDTH
+from aa_detection.data.synthetic.sample import write_sample_dataset
 from aa_detection.engines.torchvision.config import load_config
 from aa_detection.engines.torchvision.model import build_model
 
@@ -69,11 +70,90 @@ def test_end_to_end_and_again(run, tmp_path):
     assert "SOLVER.MAX_ITER" in error
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_sample_dataset(tmp_path_factory.mktemp("my data"), num_train=4, num_val=3)
+
+
+@pytest.fixture
+def own(tool, data, tmp_path, capsys):
+    """The command on a dataset of the user's; an option that is None is left out."""
+
+    def _own(*words, keys=(), **changed):
+        options = {"--config-file": ROOT / "configs/sample/aa_retinanet_R18.yaml"}
+        for split in ("train", "val"):
+            options[f"--{split}-json"] = data / f"annotations/{split}.json"
+            options[f"--{split}-images"] = data / split
+        options |= {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+        line = [str(w) for pair in options.items() if pair[1] is not None for w in pair]
+        line += ["--records", str(tmp_path / "records"), "--work", str(tmp_path / "work")]
+        line += ["--engine", "torchvision", "--seeds", "1", *words, "MODEL.DEVICE", "cpu"]
+        line += ["SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2"]
+        line += ["SOLVER.WARMUP_ITERS", "0", "DATALOADER.NUM_WORKERS", "0", *keys]
+        try:
+            status = tool.main(line)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return _own
+
+
+def test_own_data(own, data, tmp_path):
+    status, printed, _ = own()
+    assert status == 0
+    folder = tmp_path / "records/aa_retinanet_R18"
+    records = {path.name: json.loads(path.read_text()) for path in folder.glob("*-seed1.json")}
+    plain, aa = records["plain-seed1.json"], records["aa-seed1.json"]
+    add = records["add-seed1.json"]
+    # the config is an attentive one's: the plain arm says that it is none
+    assert plain["settings"]["MODEL.ATTENTION.CONV"] == ""
+    assert aa["settings"]["MODEL.ATTENTION.CONV"] == "aa"
+    assert add["settings"]["MODEL.ATTENTION.AA.MERGE"] == "add"
+    assert plain["data"] == aa["data"] and set(plain["data"]) == {"train", "val"}
+    assert str(tmp_path) not in json.dumps(records)
+    table = (folder / "table.md").read_text()
+    assert table in printed and "aa and plain" in table
+
+    status, printed, _ = own()
+    assert status == 0 and "3 of 3 runs are complete" in printed
+
+    # other images under the same name are another experiment
+    changed = tmp_path / "train.json"
+    content = json.loads((data / "annotations/train.json").read_text())
+    content["annotations"].pop()
+    changed.write_text(json.dumps(content))
+    status, _, error = own(train_json=changed)
+    assert status == 2 and error.count("\n") == 1
+    assert "plain-seed1.json: this run had another train" in error
+
+
+@pytest.mark.parametrize(
+    ("changed", "keys", "message"),
+    [
+        ({"val_images": None}, (), "your own data needs --val-images, too"),
+        ({"config_file": None}, (), "your own data needs --config-file, too"),
+        ({"datasets": "sample"}, (), "--datasets are the project's own"),
+        ({"train_json": "no.json"}, (), "no.json"),
+        ({"val_images": "nowhere"}, (), "nowhere"),
+        ({}, ("MODEL.RETINANET.NUM_CLASSES", "4"), "MODEL.RETINANET.NUM_CLASSES"),
+        ({}, ("MODEL.WEIGHTS", "no.pth"), "MODEL.WEIGHTS no.pth: No such file or directory"),
+        ({}, ("SOLVER.STEP", "1"), "SOLVER.STEP"),
+    ],
+)
+def test_own_data_that_cannot_be_used(own, tmp_path, changed, keys, message):
+    status, _, error = own(keys=keys, **changed)
+    assert status == 2
+    last = error.splitlines()[-1]
+    assert last.startswith("reproduce_gains.py: ") and message in last
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_name_that_is_none(tool, capsys):
     with pytest.raises(SystemExit) as end:
         tool.main(["--arms", "plain,ab"])
     assert end.value.code == 2
-    assert "'ab' is none of plain, aa, se, aw" in capsys.readouterr().err
+    assert "'ab' is none of plain, aa, aa-unmasked, add, se, aw" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -107,12 +187,17 @@ def test_the_arms_are_twins(tool):
             assert cfg.SEED == 1
             configs[arm] = dict(cfg.MODEL.ATTENTION), cfg
             cfg.MODEL.pop("ATTENTION")
-        attention = {arm: (keys["CONV"], keys["GATE"]) for arm, (keys, _) in configs.items()}
+        attention = {
+            arm: (keys["CONV"], keys["GATE"], keys["AA"]["MERGE"], keys["AA"]["MASK_PADDING"])
+            for arm, (keys, _) in configs.items()
+        }
         assert attention == {
-            "plain": ("", ""),
-            "aa": ("aa", ""),
-            "se": ("", "se"),
-            "aw": ("aw", ""),
+            "plain": ("", "", "concat", True),
+            "aa": ("aa", "", "concat", True),
+            "aa-unmasked": ("aa", "", "concat", False),
+            "add": ("aa", "", "add", True),
+            "se": ("", "se", "concat", True),
+            "aw": ("aw", "", "concat", True),
         }
         for _, cfg in configs.values():
             assert cfg == configs["plain"][1]

@@ -31,6 +31,9 @@ SMALLER_WORDS = {
         "dataloader.test.mapper.augmentations.0.short_edge_length=64",
     ],
     "examples/torchvision_finetune.py": ["--steps", "1", "--image-size", "64"],
+    "examples/train_classifier.py": [
+        *("--epochs", "1", "--batch-size", "2", "--image-size", "32", "--workers", "0")
+    ],
     "tools/benchmark.py": ["--sizes", "16x16"],
     "tools/compare_runs.py": ["--resamples", "100"],
 }

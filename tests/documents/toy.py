@@ -88,9 +88,9 @@ def write_world(folder: Path) -> None:
 
     ``datasets/coco`` and ``datasets/aa_sample``; a dataset of five classes of their own in
     ``train.json``, ``train/``, ``val.json`` and ``val/``, and the same as VOC and YOLO have it;
-    ``photo.jpg``, ``photos/`` and ``clip.mp4``; published weights, in iopath's cache (``cache``)
-    and as ``resnet50.pth`` and ``R-50.pkl``; and a ``.venv`` to activate. :func:`write_runs` adds
-    what was trained.
+    ``photo.jpg``, ``photos/`` and ``clip.mp4``; ``flowers/`` in a folder a class; published
+    weights, in iopath's cache (``cache``) and as ``resnet50.pth`` and ``R-50.pkl``; and a ``.venv``
+    to activate. :func:`write_runs` adds what was trained.
     """
     sample = write_sample_dataset(folder / "datasets", num_train=NUM_TRAIN, num_val=NUM_VAL)
     _write_coco(sample, folder / "datasets/coco")
@@ -156,6 +156,11 @@ def _write_pictures(files: list[Path], folder: Path) -> None:
     cv2.imwrite(str(folder / "photo.jpg"), cv2.resize(pictures[0], (640, 480)))
     for number, picture in enumerate(pictures):
         cv2.imwrite(str(folder / f"photos/{number}.jpg"), picture)
+    for split in ("train", "val"):
+        for number, name in enumerate(("rose", "tulip")):
+            path = folder / "flowers" / split / name / "1.jpg"
+            path.parent.mkdir(parents=True)
+            cv2.imwrite(str(path), pictures[number])
     height, width = pictures[0].shape[:2]
     fourcc = cv2.VideoWriter_fourcc(*"mp4v")
     clip = cv2.VideoWriter(str(folder / "clip.mp4"), fourcc, 5, (width, height))

@@ -189,6 +189,18 @@ def test_a_record_of_other_settings_is_refused(runs, plan, change, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_unfinished_run_of_other_settings_is_not_continued(runs, plan):
+    failed, _ = complete(runs, plan(13))
+    assert failed
+    with pytest.raises(ConfigError) as error:
+        complete(runs, plan(13, **{"SOLVER.MAX_ITER": "4"}))
+    folder = runs.work / "arm" / "seed13"
+    assert str(error.value).startswith(
+        f"{folder}: an unfinished run with another SOLVER.MAX_ITER, 3 and not 4"
+    )
+    assert complete(runs, plan(13))[0] == []
+
+
 def test_a_record_of_the_other_engine_is_refused(runs, plan):
     complete(runs, plan(1))
     other = Runs(runs.train, "detectron2", runs.records, runs.work)

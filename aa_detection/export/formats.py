@@ -12,9 +12,6 @@ from torch import Tensor
 
 from ..config import ConfigError
 
-# 2.10 still fixes the parity of the maps that attention pools; nothing between was tried
-OLDEST_TORCH = "2.15"
-
 # a normalised, zero-padded batch to its maps by name
 Network = Callable[[Tensor], dict[str, Tensor]]
 
@@ -104,13 +101,8 @@ def check_target(file: Path, format: str) -> None:
     """Refuse what cannot be written here, before the work is done.
 
     Raises:
-        ConfigError: a torch that is too old; a missing package, and how to install it; or a file
-            that cannot be.
+        ConfigError: a missing package, and how to install it; or a file that cannot be.
     """
-    if torch.__version__ < OLDEST_TORCH:
-        raise ConfigError(
-            f"exporting takes torch {OLDEST_TORCH} or newer, this is {torch.__version__}"
-        )
     for package in FORMATS[format].packages:
         if importlib.util.find_spec(package) is None:
             raise ConfigError(

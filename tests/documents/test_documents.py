@@ -14,7 +14,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.example import SybilFailure
@@ -22,7 +21,6 @@ from sybil.parsers.markdown import CodeBlockParser
 
 from aa_detection.config import ConfigError
 from aa_detection.engines import load_engine
-from aa_detection.export.formats import OLDEST_TORCH
 
 from .programs import PERFORMED, SLURM, UNPERFORMED, perform
 from .shell import run_shell
@@ -80,8 +78,6 @@ def not_installed(example) -> str | None:
     for module, use in NEEDED.items():
         if re.search(use, example.parsed) and not importlib.util.find_spec(module):
             return module
-    if torch.__version__ < OLDEST_TORCH and re.search(r"export_model|\.onnx", example.parsed):
-        return f"torch {OLDEST_TORCH}"
     return None
 
 

@@ -15,9 +15,6 @@ from aa_detection.export import FORMATS, DisagreementError, check, export_backbo
 from aa_detection.layers import AAConv2d
 from aa_detection.models import AttentionSpec, augment
 
-pytestmark = pytest.mark.skipif(
-    torch.__version__ < formats.OLDEST_TORCH, reason="torch is older than exporting takes"
-)
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ((160, 192), (224, 160))
 SMALL_SIZES = ((96, 128), (128, 96))
@@ -251,15 +248,6 @@ def main(load_tool):
 
 
 CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
-
-
-def test_a_torch_that_is_too_old(main, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(formats, "OLDEST_TORCH", "99.1")
-    output = tmp_path / "backbone.pt2"
-    command = ["--config-file", CONFIG, "--format", "torch_export", "--output", str(output)]
-    assert main(command) == 2
-    line = f"exporting takes torch 99.1 or newer, this is {torch.__version__}"
-    assert capsys.readouterr().err == f"export_model.py: {line}\n"
 
 
 def test_command_line(main, torchvision_engine, tiny_config, tmp_path, monkeypatch, capsys):

@@ -1,68 +1,47 @@
-"""``aa-detection COMMAND …``: the modules of :mod:`aa_detection.commands`, by one name.
-
-A module becomes a command by standing in that folder. Which ones do is known without importing any:
-they take seconds to import.
-"""
+"""``aa-detection COMMAND …``: the modules of :mod:`aa_detection.commands` by one name."""
 
 import argparse
-import ast
 import difflib
 import importlib
 import sys
-from pathlib import Path
 
 from . import __version__
+from .commands import COMMANDS, module_name
 
 PROG = "aa-detection"
 
 
-def commands() -> dict[str, Path]:
-    """The modules by their commands' names."""
-    folder = Path(__file__).with_name("commands")
-    return {
-        "train" if file.stem == "train_net" else file.stem.replace("_", "-"): file
-        for file in sorted(folder.glob("*.py"))
-        if file.stem not in ("__init__", "command")
-    }
-
-
-def overview() -> str:
-    """A line for every command: the first of what its ``--help`` says."""
-    lines = {
-        name: (ast.get_docstring(ast.parse(file.read_bytes())) or "").partition("\n")[0]
-        for name, file in commands().items()
-    }
-    width = max(map(len, lines))
-    listed = [f"  {name:{width}}  {line}" for name, line in lines.items()]
-    return "\n".join(["commands:", *listed, "", f"{PROG} COMMAND --help says more of each."])
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status is the command's, or 2 where there is none such."""
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listed = [f"  {name:{width}}  {line}" for name, line in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog=PROG,
         usage=f"{PROG} COMMAND …",
         description="Attention-augmented backbones for object detection.",
+        epilog="\n".join(["commands:", *listed, "", f"{PROG} COMMAND --help says more of each."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
-    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parser.epilog = overview()
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help()
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit status is the command's, or 2 where there is none such."""
+    command, *words = (sys.argv[1:] if argv is None else argv) or [""]
+    if not command:
+        _parser().print_help()
         return 0
-    known = commands()
-    if args.command not in known:
-        nearest = difflib.get_close_matches(args.command, known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else f"expected {', '.join(known)}"
-        print(f"{PROG}: unknown command {args.command!r}, {hint}", file=sys.stderr)
+    if command.startswith("-"):
+        _parser().parse_args([command])
+    if command not in COMMANDS:
+        nearest = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"expected {', '.join(COMMANDS)}"
+        print(f"{PROG}: unknown command {command!r}, {hint}", file=sys.stderr)
         return 2
-    prog = f"{PROG} {args.command}"
+    prog = f"{PROG} {command}"
     try:
-        tool = importlib.import_module(f"aa_detection.commands.{known[args.command].stem}")
-        return tool.main(args.words, prog)
+        module = importlib.import_module(f"{__package__}.commands.{module_name(command)}")
+        return module.main(words, prog)
     except ModuleNotFoundError as error:
         if (error.name or "aa_detection").startswith("aa_detection"):
             raise

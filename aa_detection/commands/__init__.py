@@ -1,1 +1,29 @@
-"""The command lines; each module is one."""
+"""The command lines, a module each.
+
+What they are is known without importing any: they take seconds to import.
+"""
+
+# by name, the first line of what --help says
+COMMANDS = {
+    "analyze-model": "Parameters, FLOPs, activations and attention's memory of a detector.",
+    "benchmark": "Time and peak memory of the attention operator and of detectors with it.",
+    "check-dataset": "Everything that is wrong with a dataset, before training finds out.",
+    "compare-runs": "Does one detector beat another? A paired comparison on the same annotations.",
+    "contact-sheet": "Ground truth beside detections for a handful of images, in one picture.",
+    "convert-dataset": "A Pascal VOC or YOLO folder into a COCO annotation file.",
+    "convert-weights": "Weights from one framework's names, or one kind of file, to another.",
+    "draw-dataset": "Draw one of the project's datasets, unless it is there already.",
+    "export-model": "A trained detector's backbone and pyramid as a graph of ONNX or torch.export.",
+    "predict": "Detect objects in images, folders of them, videos, or before a webcam.",
+    "report": "One HTML page about a training run, or about several and how they differ.",
+    "reproduce-gains": "Measure what attention gains: plain, AA, SE and AW twins of one detector.",
+    "study-comparison": "Does the comparison keep its promises? Tried on simulated detectors.",
+    "sweep-ratio": "What each choice of the attention costs and gains, one factor at a time.",
+    "train": "Train and evaluate a detector.",
+    "visualize-attention": "What every attention head looks at, from points of a picture.",
+}
+
+
+def module_name(command: str) -> str:
+    """The module of a command, and the program in ``tools/`` that calls it."""
+    return "train_net" if command == "train" else command.replace("-", "_")

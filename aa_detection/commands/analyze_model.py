@@ -19,7 +19,8 @@ from ..engines import load_engine
 from ..models import classification
 from ..models.analysis import Analysis, AttentionCost, DensePart, analyze
 from ..models.wide_resnet import WideResNet
-from .command import ENGINE_OPTION, OVERRIDES, run_command
+from .arguments import ENGINE_OPTION, OVERRIDES
+from .ending import run_command
 
 
 def analyze_config(
@@ -62,7 +63,7 @@ def report(analysis: Analysis, size: tuple[int, int]) -> str:
 
 
 @dataclass
-class Published:
+class PublishedNetwork:
     """A network of the papers; parameters in millions, FLOPs in 1e9, None where not stated."""
 
     name: str
@@ -75,7 +76,7 @@ def _classifier(build: Callable[[], nn.Module], size: int) -> Analysis:
     return analyze(build(), torch.ones(1, 3, size, size))
 
 
-def published_networks(engine: str) -> list[Published]:
+def published_networks(engine: str) -> list[PublishedNetwork]:
     """Bello et al. (ICCV 2019), Hu et al. (CVPR 2018) and arXiv 2108.08205, recalled."""
     networks = []
     for depth, plain, augmented in (
@@ -89,7 +90,7 @@ def published_networks(engine: str) -> list[Published]:
             ("AA-ResNet", getattr(classification, f"aa_resnet{depth}"), augmented),
         ):
             networks.append(
-                Published(f"{name}-{depth}", partial(_classifier, make, 224), parameters)
+                PublishedNetwork(f"{name}-{depth}", partial(_classifier, make, 224), parameters)
             )
     for name, make, size, millions in (
         ("SE-ResNet-50", classification.se_resnet50, 224, 28.1),
@@ -100,7 +101,7 @@ def published_networks(engine: str) -> list[Published]:
         ("MnasNet-B1", torchvision.models.mnasnet1_0, 224, None),
         ("AA-MnasNet-B1", classification.aa_mnasnet, 224, None),
     ):
-        networks.append(Published(name, partial(_classifier, make, size), millions))
+        networks.append(PublishedNetwork(name, partial(_classifier, make, size), millions))
     for prefix, depth, parameters, flops in (
         ("", 50, 33.4, 182),
         ("se_", 50, 35.9, 183),
@@ -112,7 +113,7 @@ def published_networks(engine: str) -> list[Published]:
         config = f"{prefix}retinanet_R{depth}_scratch_150ep.yaml"
         name = f"{prefix[:-1].upper()}{'-' if prefix else ''}RetinaNet-R{depth}"
         count = partial(analyze_config, engine, config, [], (640, 640))
-        networks.append(Published(name, count, parameters, flops))
+        networks.append(PublishedNetwork(name, count, parameters, flops))
     return networks
 
 

@@ -21,7 +21,8 @@ import torch
 
 from ..studies.benchmarks import detector, maps, operator, precision
 from ..studies.benchmarks.rows import map_size
-from .command import DEVICE_OPTION, parse_size, run_command
+from .arguments import DEVICE_OPTION, parse_size
+from .ending import run_command
 
 # what is measured, and the options that it has
 BENCHMARKS = {

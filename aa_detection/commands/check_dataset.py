@@ -21,7 +21,8 @@ from ..data import (
     register_coco_dataset,
 )
 from ..engines import load_engine
-from .command import ENGINE_OPTION, OVERRIDES, run_command
+from .arguments import ENGINE_OPTION, OVERRIDES
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

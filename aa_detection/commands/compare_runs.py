@@ -18,7 +18,7 @@ from pathlib import Path
 from ..comparison import PUBLISHED, Comparison, compare
 from ..comparison.plots import write_comparison_plots
 from ..data import DatasetError
-from .command import run_command
+from .ending import run_command
 
 SEPARATOR = "vs"
 

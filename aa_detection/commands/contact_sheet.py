@@ -10,7 +10,7 @@ import argparse
 
 from ..data import get_coco_dataset
 from ..visualization.contact_sheet import write_contact_sheet
-from .command import run_command
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

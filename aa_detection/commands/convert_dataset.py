@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.conversion import convert_voc, convert_yolo
-from .command import run_command
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

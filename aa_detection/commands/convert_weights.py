@@ -13,7 +13,7 @@ import os
 from ..checkpoints import convert, read_checkpoint, write_weights
 from ..checkpoints.converting import LAYOUTS
 from ..config import ConfigError
-from .command import run_command
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

@@ -11,7 +11,7 @@ import argparse
 
 from ..data.synthetic.context import CONTEXT
 from ..data.synthetic.sample import SAMPLE
-from .command import run_command
+from .ending import run_command
 
 DATASETS = {dataset.name: dataset for dataset in (SAMPLE, CONTEXT)}
 

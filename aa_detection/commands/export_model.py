@@ -13,7 +13,8 @@ from pathlib import Path
 from ..engines import load_engine
 from ..export import FORMATS, DisagreementError, check_target, export_backbone
 from ..training.failures import RunError
-from .command import ENGINE_OPTION, OVERRIDES, run_command
+from .arguments import ENGINE_OPTION, OVERRIDES
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

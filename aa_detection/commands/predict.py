@@ -13,7 +13,8 @@ from ..engines import load_engine
 from ..inference.categories import find_categories
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
-from .command import ENGINE_OPTION, OVERRIDES, run_command
+from .arguments import ENGINE_OPTION, OVERRIDES
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

@@ -14,8 +14,9 @@ from ..config import ConfigError
 from ..data import CocoDataset, DatasetError, get_coco_dataset
 from ..engines import load_engine
 from ..inference import Detector
-from ..reports.runs import Run, read_run
-from .command import ENGINE_OPTION, run_command
+from ..reports.runs import TrainedRun, read_run
+from .arguments import ENGINE_OPTION
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
@@ -65,7 +66,7 @@ def write_report(args: argparse.Namespace) -> None:
     print(f"report: {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def name_apart(runs: Sequence[Run]) -> list[Run]:
+def name_apart(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
     """With as much of their folders in the names as tells them apart.
 
     Raises:
@@ -82,7 +83,7 @@ def name_apart(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, name=name) for run, name in zip(runs, names)]
 
 
-def _dataset(args: argparse.Namespace, runs: Sequence[Run]) -> CocoDataset:
+def _dataset(args: argparse.Namespace, runs: Sequence[TrainedRun]) -> CocoDataset:
     if args.val_json:
         return CocoDataset(Path(args.val_json).name, Path(args.val_json), Path(args.val_images))
     for run in runs[1:]:
@@ -97,7 +98,7 @@ def _dataset(args: argparse.Namespace, runs: Sequence[Run]) -> CocoDataset:
         raise ConfigError(f"{error}; name its files with --val-json and --val-images") from None
 
 
-def _load_detector(run: Run, engine_name: str) -> Detector:
+def _load_detector(run: TrainedRun, engine_name: str) -> Detector:
     engine = load_engine(engine_name)
     weights = ["MODEL.WEIGHTS", str(run.folder / "model_final.pth")]
     return engine.load_detector(engine.load_config(str(run.folder / "config.yaml"), weights))

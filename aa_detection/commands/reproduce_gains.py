@@ -38,7 +38,8 @@ from ..data.synthetic.sample import SAMPLE
 from ..engines import Engine, engine_name, load_engine
 from ..studies.runs import TRAIN, Run, Runs
 from ..training.interrupt import Interrupted
-from .command import ENGINE_OPTION, add_run_options, run_command
+from .arguments import ENGINE_OPTION, add_run_options
+from .ending import run_command
 
 # The protocol. Fixed before the runs; another one needs another folder of records.
 SEEDS = (1, 2, 3, 4, 5)

@@ -40,13 +40,8 @@ from ..studies.timing import (
     take_turns,
     without_gradients,
 )
-from .command import (
-    DEVICE_OPTION,
-    ENGINE_OPTION,
-    add_run_options,
-    parse_size,
-    run_command,
-)
+from .arguments import DEVICE_OPTION, ENGINE_OPTION, add_run_options, parse_size
+from .ending import run_command
 
 COSTED = "aa_retinanet_R50.yaml"
 NUM_TRAIN, NUM_VAL = 1500, 300

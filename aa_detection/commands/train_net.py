@@ -14,7 +14,8 @@ from fvcore.common.config import CfgNode
 
 from ..data import register_coco_dataset
 from ..engines import RunOptions, load_engine
-from .command import ENGINE_OPTION, OVERRIDES, run_command
+from .arguments import ENGINE_OPTION, OVERRIDES
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

@@ -18,7 +18,8 @@ from ..inference.categories import find_categories
 from ..visualization.attention_figure import attention_figure
 from ..visualization.attention_maps import NoAttentionError
 from ..visualization.attention_page import attention_page
-from .command import ENGINE_OPTION, OVERRIDES, run_command
+from .arguments import ENGINE_OPTION, OVERRIDES
+from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:

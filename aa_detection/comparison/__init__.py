@@ -1,14 +1,14 @@
 """Whether one detector beats another: paired comparison of result files."""
 
 from .comparison import Comparison, Curve, Difference, compare, precision_recall
-from .published import PUBLISHED, Published
+from .published import PUBLISHED, PublishedGain
 
 __all__ = [
     "PUBLISHED",
     "Comparison",
     "Curve",
     "Difference",
-    "Published",
+    "PublishedGain",
     "compare",
     "precision_recall",
 ]

@@ -22,18 +22,18 @@ from pycocotools.coco import COCO
 from ..data import DatasetError, index_annotations, read_coco_annotations
 from .intervals import CONFIDENCE, POWER, interval
 from .matching import IOU_THRESHOLDS, RECALL_THRESHOLDS, Matches, match
-from .published import Published
+from .published import PublishedGain
 from .resampling import (
     SUMMARIES,
     draw_resamples,
     precision_at_recall,
     resampled_metrics,
 )
-from .results import Detections, Results, read_results
+from .results import CocoResults, DetectionTable, read_results
 
 logger = logging.getLogger(__name__)
 
-Run = str | os.PathLike[str] | Detections  # a result file, or its content
+ResultFile = str | os.PathLike[str] | CocoResults  # a result file, or its content
 _CURVES_AT = (0.5, 0.75)  # IoU
 
 
@@ -77,7 +77,7 @@ class Comparison:
     images: int
     resamples: int
     seed: int
-    published: Published | None = None
+    published: PublishedGain | None = None
 
     @property
     def covers_training(self) -> bool:
@@ -157,13 +157,13 @@ class Comparison:
 
 def compare(
     annotations: str | os.PathLike[str] | COCO,
-    a: Sequence[Run],
-    b: Sequence[Run],
+    a: Sequence[ResultFile],
+    b: Sequence[ResultFile],
     *,
     names: tuple[str, str] = ("A", "B"),
     resamples: int = 1000,
     seed: int = 0,
-    published: Published | None = None,
+    published: PublishedGain | None = None,
 ) -> Comparison:
     """Compare two arms of result files on the same annotations.
 
@@ -218,7 +218,7 @@ def compare(
 
 
 def precision_recall(
-    annotations: str | os.PathLike[str] | COCO, run: Run, iou: float = 0.5
+    annotations: str | os.PathLike[str] | COCO, run: ResultFile, iou: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
     """COCO's 101 recalls, and a run's precision at them in percent, the mean over classes.
 
@@ -279,7 +279,7 @@ def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
     )
 
 
-def _refuse_repeated(runs: Sequence[Run], results: Sequence[Results]) -> None:
+def _refuse_repeated(runs: Sequence[ResultFile], results: Sequence[DetectionTable]) -> None:
     """A run compared with itself differs in nothing, and one counted twice makes a false spread."""
     seen: dict[str | bytes, str] = {}
     for run, result in zip(runs, results):

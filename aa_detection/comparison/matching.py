@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data import index_annotations
-from .results import Results
+from .results import DetectionTable
 
 AREAS = ("all", "small", "medium", "large")  # COCO's, in its order
 IOU_THRESHOLDS = COCOeval(iouType="bbox").params.iouThrs  # T = 10: 0.5 to 0.95
@@ -39,7 +39,7 @@ class Matches:
     classes: tuple[tuple[AreaMatches, ...], ...]
 
 
-def match(coco: COCO, results: Results) -> Matches:
+def match(coco: COCO, results: DetectionTable) -> Matches:
     """Match a run's detections to the annotations with pycocotools.
 
     pycocotools sees the classes one at a time, and of each the images that hold an object of it;
@@ -60,7 +60,7 @@ def match(coco: COCO, results: Results) -> Matches:
     )
 
 
-def _detections_beside_objects(coco: COCO, results: Results) -> COCO:
+def _detections_beside_objects(coco: COCO, results: DetectionTable) -> COCO:
     """The detections of classes that are annotated in their image; an id is the place plus one."""
     image_ids, category_ids = sorted(coco.imgs), sorted(coco.cats)
     annotated = {(a["image_id"], a["category_id"]) for a in coco.anns.values()}
@@ -87,7 +87,7 @@ def _match_class(
     evaluation: COCOeval,
     category_id: int,
     rows: np.ndarray,
-    results: Results,
+    results: DetectionTable,
     places: dict[int, int],
 ) -> tuple[AreaMatches, ...]:
     """`rows` are the class's detections in `results`; `places` those of the image ids."""
@@ -124,7 +124,7 @@ def _match_class(
     return tuple(matches)
 
 
-def _in_coco_order(rows: np.ndarray, results: Results) -> np.ndarray:
+def _in_coco_order(rows: np.ndarray, results: DetectionTable) -> np.ndarray:
     """The detections that COCO looks at, by falling score, then by image, then as in the file."""
     images, scores = results.images[rows], results.scores[rows]
     by_image = np.lexsort((-scores, images))  # stable

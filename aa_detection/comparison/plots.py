@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..comparison import Comparison, Difference
+from .comparison import Comparison, Difference
 
-_SHOWN, _NOT_SHOWN = "#1f4e9c", "#9aa0a8"  # intervals without and with zero
+SHOWN, NOT_SHOWN = "#3b82d6", "#6b7a90"  # intervals without and with zero
 _ROW = 0.22  # inches
 
 
@@ -34,21 +34,31 @@ def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str
     return [folder / name for name in figures]
 
 
-def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple[str, str]) -> Any:
-    """One row a metric or class, from the top down."""
-    figure = figure_type(figsize=(7, 1.2 + _ROW * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
+def draw_differences(axes: Any, rows: Mapping[str, Difference]) -> None:
+    """One row a metric or class, from the top down; grey where the interval holds zero.
+
+    Args:
+        axes: matplotlib's.
+    """
     for place, row in enumerate(rows.values()):
         if math.isnan(row.difference):
             continue
-        colour = _SHOWN if row.shown else _NOT_SHOWN
-        axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5)
-        axes.plot([row.difference], [place], "o", color=colour, markersize=4)
+        colour = SHOWN if row.shown else NOT_SHOWN
+        axes.plot((row.low, row.high), (place, place), color=colour, linewidth=1.5)
+        axes.plot(row.difference, place, "o", color=colour, markersize=4)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(f"{names[0]} − {names[1]}, AP, with 95 % intervals")
+    axes.grid(False, axis="y")
+
+
+def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple[str, str]) -> Any:
+    figure = figure_type(figsize=(7, 1.2 + _ROW * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
     axes.grid(axis="x", alpha=0.3)
+    draw_differences(axes, rows)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_xlabel(f"{names[0]} − {names[1]}, AP, with 95 % intervals")
     return figure
 
 
@@ -57,7 +67,7 @@ def _precision_recall(figure_type: type, comparison: Comparison) -> Any:
     figure = figure_type(figsize=(5 * len(comparison.curves), 4.2), layout="constrained")
     panels = figure.subplots(1, len(comparison.curves), sharey=True)
     for axes, curve in zip(panels, comparison.curves):
-        axes.plot(curve.recall, curve.a, color=_SHOWN, label=comparison.names[0])
+        axes.plot(curve.recall, curve.a, color=SHOWN, label=comparison.names[0])
         axes.plot(curve.recall, curve.b, color="#c25b12", label=comparison.names[1])
         axes.set(title=f"IoU {curve.iou:g}", xlabel="recall", xlim=(0, 1), ylim=(0, 100))
         axes.grid(alpha=0.3)

@@ -13,12 +13,12 @@ from pycocotools.coco import COCO
 
 from ..data import DatasetError
 
-Detections = Sequence[Mapping[str, Any]]
+CocoResults = Sequence[Mapping[str, Any]]
 _DATASET = ("images", "categories", "annotations")
 
 
 @dataclass(frozen=True)
-class Results:
+class DetectionTable:
     """The N detections of a run, in the order of its file."""
 
     images: np.ndarray  # (N,) places in the sorted ids of the annotations' images
@@ -27,7 +27,7 @@ class Results:
     scores: np.ndarray  # (N,)
 
 
-def read_results(coco: COCO, detections: str | os.PathLike[str] | Detections) -> Results:
+def read_results(coco: COCO, detections: str | os.PathLike[str] | CocoResults) -> DetectionTable:
     """Detections of a JSON file or a list, for the images and categories of `coco`.
 
     Args:
@@ -67,7 +67,7 @@ def read_results(coco: COCO, detections: str | os.PathLike[str] | Detections) ->
         boxes.append(box)
         scores.append(score)
     image_and_class = np.array(places, dtype=np.int32).reshape(-1, 2)
-    return Results(
+    return DetectionTable(
         images=image_and_class[:, 0],
         classes=image_and_class[:, 1],
         boxes=np.array(boxes, dtype=float).reshape(-1, 4),

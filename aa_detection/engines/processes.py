@@ -150,7 +150,7 @@ def is_first_process() -> bool:
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
-def report(line: str) -> None:
+def print_error(line: str) -> None:
     """Print an error's line to standard error, from one of the processes torchrun started.
 
     They fail alike on bad input. The first prints at once and ends, whereupon torchrun ends the

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..comparison import Difference
+from ..comparison.plots import draw_differences
 from .runs import Series
 
 # apart from each other, readable on white and on black, told apart by most colour-blind eyes
@@ -80,14 +81,8 @@ def differences(rows: Mapping[str, Difference], label: str) -> str:
     """Differences with their intervals; those that hold zero are grey."""
     rows = {name: row for name, row in rows.items() if not math.isnan(row.difference)}
     figure, axes = _figure(height=1.0 + 0.25 * len(rows))
-    for place, row in enumerate(rows.values()):
-        colour = COLOURS[0] if row.shown else COLOURS[-1]
-        axes.plot((row.low, row.high), (place, place), color=colour)
-        axes.plot(row.difference, place, "o", ms=5, color=colour)
-    axes.axvline(0, color="black", lw=1)
-    axes.set(xlabel=label, ylim=(len(rows) - 0.4, -0.6))
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.grid(False, axis="y")
+    draw_differences(axes, rows)
+    axes.set_xlabel(label)
     return _svg(figure)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ..comparison.matching import match
-from ..comparison.results import Results
+from ..comparison.results import DetectionTable
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ImageScore:
         return 2 * self.found / (2 * self.found + errors) if self.found or errors else 1.0
 
 
-def score_images(coco: COCO, results: Results, score_threshold: float) -> list[ImageScore]:
+def score_images(coco: COCO, results: DetectionTable, score_threshold: float) -> list[ImageScore]:
     """Every image's score, in the order of the ids; crowds neither found nor missed."""
     kept = results.scores >= score_threshold
-    results = Results(
+    results = DetectionTable(
         results.images[kept], results.classes[kept], results.boxes[kept], results.scores[kept]
     )
     ids = sorted(coco.imgs)

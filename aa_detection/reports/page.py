@@ -28,7 +28,7 @@ from ..visualization.attention_figure import attention_figure
 from ..visualization.contact_sheet import draw_pair
 from . import figures
 from .images import ImageScore, best_and_worst, score_images
-from .runs import Run
+from .runs import TrainedRun
 
 _IMAGES = 4  # of the best, and of the worst
 _CURVES_AT = (0.5, 0.75)  # IoU
@@ -44,7 +44,7 @@ class _Picture:
 class _Evaluated:
     """A run with what its detections are worth."""
 
-    run: Run
+    run: TrainedRun
     metrics: dict[str, float]  # AP … APl in percent
     classes: dict[str, float]  # AP by class
     curves: list[tuple[float, np.ndarray, np.ndarray]]  # IoU, recall, precision in percent
@@ -54,7 +54,7 @@ class _Evaluated:
 
 
 def report_page(
-    runs: Sequence[Run],
+    runs: Sequence[TrainedRun],
     dataset: CocoDataset,
     *,
     detectors: Mapping[str, Detector] | None = None,
@@ -112,7 +112,7 @@ def report_page(
     return environment.from_string(template).render(content)
 
 
-def _evaluate(run: Run, coco: COCO, score_threshold: float) -> _Evaluated:
+def _evaluate(run: TrainedRun, coco: COCO, score_threshold: float) -> _Evaluated:
     results = read_results(coco, run.result_file)
     image_ids, category_ids = sorted(coco.imgs), sorted(coco.cats)
     records = [
@@ -147,14 +147,14 @@ def _evaluate(run: Run, coco: COCO, score_threshold: float) -> _Evaluated:
     )
 
 
-def _comparison(coco: COCO, run: Run, baseline: Run) -> tuple[Comparison, Markup]:
+def _comparison(coco: COCO, run: TrainedRun, baseline: TrainedRun) -> tuple[Comparison, Markup]:
     names = run.name, baseline.name
     comparison = compare(coco, [run.result_file], [baseline.result_file], names=names)
     rows = {**comparison.metrics, **comparison.per_class}
     return comparison, Markup(figures.differences(rows, f"{names[0]} − {names[1]}, AP"))
 
 
-def _training_curves(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
+def _training_curves(runs: Sequence[TrainedRun]) -> list[tuple[str, Markup]]:
     """Titles and figures; what no run has twice is left out."""
     if len(runs) == 1:
         losses, ap = runs[0].losses, runs[0].evaluations
@@ -219,7 +219,7 @@ def _read(score: ImageScore, coco: COCO, dataset: CocoDataset) -> Image.Image:
     return read_image(Path(dataset.image_root) / coco.imgs[score.image_id]["file_name"])
 
 
-def _differing_keys(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+def _differing_keys(runs: Sequence[TrainedRun]) -> list[tuple[str, list[str]]]:
     """Keys on which the configurations differ, with every run's value."""
     flat = [_flat(run.config) for run in runs]
     keys = sorted(set().union(*flat))

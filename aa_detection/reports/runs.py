@@ -17,7 +17,7 @@ Series = list[tuple[int, float]]  # (iteration, value) in the order of the itera
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainedRun:
     """One output directory, of either engine.
 
     Attributes:
@@ -55,7 +55,7 @@ class Run:
         return {name: series for name, series in found if series}
 
 
-def read_run(folder: str | os.PathLike[str]) -> Run:
+def read_run(folder: str | os.PathLike[str]) -> TrainedRun:
     """Read an output directory.
 
     Raises:
@@ -74,7 +74,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
             f"{candidates[0]}: no such file: expected the output directory of a run that was "
             "evaluated"
         )
-    return Run(
+    return TrainedRun(
         name=folder.resolve().name,
         folder=folder,
         config=config,

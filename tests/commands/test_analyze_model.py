@@ -49,7 +49,7 @@ def test_wrong_input_ends_in_one_line(tool, capsys):
 
 def test_the_table_prints_differences(tool, capsys, monkeypatch):
     make = tool.classification.aa_mnasnet
-    row = tool.Published("AA-MnasNet", partial(tool._classifier, make, 32), 5.0, None)
+    row = tool.PublishedNetwork("AA-MnasNet", partial(tool._classifier, make, 32), 5.0, None)
     monkeypatch.setattr(tool, "published_networks", lambda engine: [row])
     assert tool.main(["--table"]) == 0
     fields = capsys.readouterr().out.splitlines()[1].split()

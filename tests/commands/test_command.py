@@ -7,15 +7,25 @@ from pathlib import Path
 import pytest
 
 import aa_detection
-from aa_detection.__main__ import commands, main
+from aa_detection.__main__ import main
+from aa_detection.commands import COMMANDS, module_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_commands_and_tools_are_the_same():
-    files = {path.name for path in commands().values()}
-    assert files == {path.name for path in (ROOT / "tools").iterdir() if path.suffix}
-    assert len(commands()) == len(files)
+    modules = {module_name(command) for command in COMMANDS}
+    assert modules == {path.stem for path in (ROOT / "tools").glob("*.py")}
+    assert len(modules) == len(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_tool_calls_its_command_and_the_list_says_what_it_does(command, load_tool):
+    name = module_name(command)
+    assert (
+        f"from aa_detection.commands.{name} import main" in (ROOT / f"tools/{name}.py").read_text()
+    )
+    assert COMMANDS[command] == load_tool(name).__doc__.partition("\n")[0]
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])
@@ -26,7 +36,7 @@ def test_the_list(words, capsys):
         assert end.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("usage: aa-detection COMMAND")
-    for command in commands():
+    for command in COMMANDS:
         (line,) = [line for line in lines if line.split()[:1] == [command]]
         assert line.endswith((".", "?")) and len(line) <= 100
 
@@ -48,14 +58,14 @@ def test_an_unknown_command_is_one_line(word, hint, capsys):
     assert err.startswith(f"aa-detection: unknown command {word!r}, {hint}")
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_calls_itself_what_was_typed(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert out.startswith(f"usage: aa-detection {command} ")
-    assert commands()[command].name not in out
+    assert f"{module_name(command)}.py" not in out
 
 
 def test_so_do_its_messages(tmp_path, monkeypatch, capsys):

@@ -38,6 +38,7 @@ def agrees(run, trained, tiny_config, pictures, tmp_path):
         for image_id, image in images.items():
             (found,) = detector([image])
             assert found.to_coco(image_id, categories) == written.get(image_id, [])
+            assert 0 < len(found) <= 20
         assert len(content) > 40
 
     return _agrees
@@ -82,4 +83,8 @@ def test_a_batch_finds_what_each_picture_alone_does(engine, trained, tiny_config
 def test_a_line_of_pixels_is_a_picture(engine, trained, tiny_config):
     detector = engine.load_detector(tiny_config(engine, "OUTPUT_DIR", str(trained(engine)[0])))
     assert detector.input_size(1, 500) == (1, 96)
-    detector([np.full((1, 500, 3), 90, np.uint8)])
+    (found,) = detector([np.full((1, 500, 3), 90, np.uint8)])
+    assert 0 < len(found) <= 20  # those that are flat once clipped are none
+    x1, y1, x2, y2 = found.boxes.T
+    assert (0 <= x1).all() and (x1 < x2).all() and (x2 <= 500).all()
+    assert (0 <= y1).all() and (y1 < y2).all() and (y2 <= 1).all()

@@ -31,7 +31,7 @@ from .model import build_model
 from .predict import TorchvisionDetector
 from .progress import show_samples
 
-Results = dict[int, list[dict[str, Any]]]  # image id: COCO's list of results
+ResultsByImage = dict[int, list[dict[str, Any]]]  # image id: COCO's list of results
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _log = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ class DetectionModule(LightningModule):
             for buffer in self.model.buffers():
                 distributed.broadcast(buffer, src=0)
         self._cocos = [open_coco(dataset) for dataset in self.test_datasets]
-        self._found: list[Results] = [{} for _ in self.test_datasets]
+        self._found: list[ResultsByImage] = [{} for _ in self.test_datasets]
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         categories = sorted(self._cocos[dataloader_idx].getCatIds())
@@ -187,9 +187,9 @@ class DetectionModule(LightningModule):
         self.evaluated_at = self.iteration
         del self._cocos, self._found
 
-    def _gather(self, found: Results) -> list[dict[str, Any]]:
+    def _gather(self, found: ResultsByImage) -> list[dict[str, Any]]:
         """Every process's results, in the order of the image ids; none but in the first."""
-        shares: list[Results] | None = [found]
+        shares: list[ResultsByImage] | None = [found]
         if distributed.is_initialized():
             # through the CPU's memory: there may be a million
             group: Any = distributed.new_group(backend="gloo")

@@ -1,21 +1,13 @@
-"""What commands share: options of one meaning, and one way to end.
-
-A command ends with a status, and in one line where a user can do something about it.
-"""
+"""Arguments that several commands have, with one meaning."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import ConfigError
-from ..data import DatasetError
 from ..engines import ENGINES
-from ..engines.processes import report
-from ..training.failures import RunError, exit_status
-from ..training.interrupt import Interrupted
 
 
 def _device(text: str) -> str:
@@ -90,30 +82,3 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return number
-
-
-def run_command(
-    prog: str, function: Callable[..., int | None], *args: Any, interrupted: str = "interrupted"
-) -> int:
-    """Call `function` and return the command's exit status.
-
-    Args:
-        prog: what the line on standard error begins with.
-        interrupted: what Ctrl-C leaves, for that line.
-
-    Returns:
-        What `function` returns, 0 for None; 2 for input that cannot be used, 1 for a run that
-        failed, 130 after Ctrl-C, 143 after SIGTERM. A bug keeps its traceback.
-    """
-    try:
-        return function(*args) or 0
-    except (ConfigError, DatasetError, RunError, Interrupted) as end:
-        report(f"{prog}: {end}")
-        return exit_status(end)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        report(f"{prog}: {what.splitlines()[0]}")
-        return 2
-    except KeyboardInterrupt:
-        report(f"{prog}: {interrupted}")
-        return 130

@@ -1,0 +1,37 @@
+"""How a command ends: with a status, and in one line where a user can do something about it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..config import ConfigError
+from ..data import DatasetError
+from ..engines.processes import print_error
+from ..training.failures import RunError, exit_status
+from ..training.interrupt import Interrupted
+
+
+def run_command(
+    prog: str, function: Callable[..., int | None], *args: Any, interrupted: str = "interrupted"
+) -> int:
+    """Call `function` and return the command's exit status.
+
+    Args:
+        prog: what the line on standard error begins with.
+        interrupted: what Ctrl-C leaves, for that line.
+
+    Returns:
+        What `function` returns, 0 for None; 2 for input that cannot be used, 1 for a run that
+        failed, 130 after Ctrl-C, 143 after SIGTERM. A bug keeps its traceback.
+    """
+    try:
+        return function(*args) or 0
+    except (ConfigError, DatasetError, RunError, Interrupted) as end:
+        print_error(f"{prog}: {end}")
+        return exit_status(end)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print_error(f"{prog}: {what.splitlines()[0]}")
+        return 2
+    except KeyboardInterrupt:
+        print_error(f"{prog}: {interrupted}")
+        return 130

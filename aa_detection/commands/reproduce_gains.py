@@ -43,13 +43,20 @@ from .ending import run_command
 
 # The protocol. Fixed before the runs; another one needs another folder of records.
 SEEDS = (1, 2, 3, 4, 5)
+_MASK = "MODEL.ATTENTION.AA.MASK_PADDING"
+_AA = ("MODEL.ATTENTION.CONV", "aa")
 ARMS = {
     "plain": (),
-    "aa": ("MODEL.ATTENTION.CONV", "aa"),
-    "aa-unmasked": ("MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.MASK_PADDING", "False"),
-    "add": ("MODEL.ATTENTION.CONV", "aa", "MODEL.ATTENTION.AA.MERGE", "add"),
+    "aa": _AA,
+    "add": (*_AA, "MODEL.ATTENTION.AA.MERGE", "add"),
     "se": ("MODEL.ATTENTION.GATE", "se"),
     "aw": ("MODEL.ATTENTION.CONV", "aw"),
+    # what the padding mask costs or gains by itself
+    "plain-mask-batch": (_MASK, "batch"),
+    "plain-mask-all": (_MASK, "all"),
+    "aa-mask-none": (*_AA, _MASK, "none"),
+    "aa-mask-batch": (*_AA, _MASK, "batch"),
+    "aa-mask-all": (*_AA, _MASK, "all"),
 }
 BASELINE = "plain"
 DRAWN_ARMS = ("plain", "aa", "se", "aw")

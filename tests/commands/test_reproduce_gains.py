@@ -153,7 +153,7 @@ def test_a_name_that_is_none(tool, capsys):
     with pytest.raises(SystemExit) as end:
         tool.main(["--arms", "plain,ab"])
     assert end.value.code == 2
-    assert "'ab' is none of plain, aa, aa-unmasked, add, se, aw" in capsys.readouterr().err
+    assert "'ab' is none of plain, aa, add, se, aw, plain-mask-batch" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,16 @@ def test_the_arms_are_twins(tool):
             for arm, (keys, _) in configs.items()
         }
         assert attention == {
-            "plain": ("", "", "concat", True),
-            "aa": ("aa", "", "concat", True),
-            "aa-unmasked": ("aa", "", "concat", False),
-            "add": ("aa", "", "add", True),
-            "se": ("", "se", "concat", True),
-            "aw": ("aw", "", "concat", True),
+            "plain": ("", "", "concat", "auto"),
+            "aa": ("aa", "", "concat", "auto"),
+            "add": ("aa", "", "add", "auto"),
+            "se": ("", "se", "concat", "auto"),
+            "aw": ("aw", "", "concat", "auto"),
+            "plain-mask-batch": ("", "", "concat", "batch"),
+            "plain-mask-all": ("", "", "concat", "all"),
+            "aa-mask-none": ("aa", "", "concat", "none"),
+            "aa-mask-batch": ("aa", "", "concat", "batch"),
+            "aa-mask-all": ("aa", "", "concat", "all"),
         }
         for _, cfg in configs.values():
             assert cfg == configs["plain"][1]

@@ -179,6 +179,8 @@ def calls(file):
 CONFIG_LOADER = ROOT / "aa_detection/config/loading.py"  # below
 # reads what its own child processes wrote into a folder of theirs
 OWN_PICKLES = ROOT / "aa_detection/engines/processes.py"
+# runs the program that the user names, which is what it is for
+PROGRAM_RUNNER = ROOT / "aa_detection/d2.py"
 SOURCES = sorted((ROOT / "aa_detection").rglob("*.py"))
 
 
@@ -186,7 +188,8 @@ SOURCES = sorted((ROOT / "aa_detection").rglob("*.py"))
 def test_no_reader_that_runs_what_it_reads(file):
     for line, name, keywords in calls(file):
         where = f"{file}:{line}: {name}"
-        assert name not in ("eval", "exec", "compile", "__import__"), where
+        if file != PROGRAM_RUNNER:
+            assert name not in ("eval", "exec", "compile", "__import__"), where
         if file != OWN_PICKLES:
             assert name not in ("pickle.load", "pickle.loads"), where
         assert name not in ("yaml.unsafe_load", "yaml.full_load"), where

@@ -79,8 +79,8 @@ def plan(tmp_path):
                 f"arm/seed{seed}",
                 config,
                 (*words, "SEED", str(seed)),
-                {"arm": "aa", "seed": seed},
-                {"ROOT": "there"},
+                labels={"arm": "aa", "seed": seed},
+                environment={"ROOT": "there"},
             )
             for seed in seeds
         ]

@@ -19,7 +19,7 @@ def ending(error, *, checkpoint="out/last.pth", received=None):
     stop = StopSignals()
     stop.received = received
     with pytest.raises((RunError, Interrupted)) as caught:
-        with one_line_endings(stop, lambda: checkpoint, lambda: "needs 9 GB; lower A or B"):
+        with one_line_endings(stop, lambda: checkpoint, "needs 9 GB; lower A or B"):
             raise error
     return str(caught.value)
 
@@ -87,7 +87,7 @@ def test_a_norm_with_a_single_value(norm):
 def test_a_bug_keeps_its_traceback():
     for error in (RuntimeError("shape mismatch"), ValueError("x"), KeyError("y")):
         with pytest.raises(type(error)) as caught:
-            with one_line_endings(StopSignals(), lambda: None, lambda: ""):
+            with one_line_endings(StopSignals(), lambda: None, ""):
                 raise error
         assert caught.value is error
 

@@ -64,7 +64,7 @@ def test_a_full_disk_is_an_os_error_that_names_the_file(tmp_path, save):
 def test_leftovers_of_a_kill_are_removed(tmp_path):
     code = (
         "import os, signal, sys\n"
-        "from aa_detection.training.files import atomic_write\n"
+        "from aa_detection.atomic_file import atomic_write\n"
         "with atomic_write(sys.argv[1]) as file:\n"
         "    file.write(b'x'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -57,7 +57,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], wo
         "--seeds", type=_numbers, default=[*seeds], metavar="N,N", help=f"default: {listed}"
     )
     parser.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="runs at a time (default: 1)"
+        "--jobs", type=positive_number, default=1, metavar="N", help="runs at a time (default: 1)"
     )
     parser.add_argument(
         "--work",
@@ -77,7 +77,8 @@ def _numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _positive(text: str) -> int:
+def positive_number(text: str) -> int:
+    """A whole number of at least 1, the `type` of an option."""
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")

@@ -1,0 +1,71 @@
+"""How much of a pretrained detector's AP each way to put attention into it leaves.
+
+    study_starts.py --config-file configs/gains/sample_R18.yaml MODEL.WEIGHTS plain/model_final.pth
+
+Starts a plain detector's attentive twins from its weights, with frozen norms, under each padding
+mask, and evaluates them before the first step and after a few. Each row is kept in ``--record``
+when it is there, and the same command goes on with the next. The table is printed at the end.
+"""
+
+import argparse
+from pathlib import Path
+
+from ..engines import engine_name, load_engine
+from ..studies.starts import Study
+from .arguments import ENGINE_OPTION, OVERRIDES, positive_number
+from .ending import run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("study_starts.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="the plain detector's YAML"
+    )
+    parser.add_argument("--engine", **ENGINE_OPTION)
+    parser.add_argument(
+        "--steps",
+        type=positive_number,
+        default=50,
+        metavar="N",
+        help="of fine-tuning (default: 50)",
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        default=Path("docs/starts/rows.json"),
+        metavar="FILE",
+        help="rows that are kept (default: docs/starts/rows.json)",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("output/starts"),
+        metavar="FOLDER",
+        help="logs and checkpoints (default: output/starts)",
+    )
+    parser.add_argument("opts", **OVERRIDES)
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> None:
+    study = Study(
+        load_engine(engine_name(args.engine)),
+        args.config_file,
+        args.opts,
+        steps=args.steps,
+        work=args.work,
+        record=args.record,
+    )
+    study.complete(report=lambda line: print(line, flush=True))
+    print("\n".join(study.table()))
+
+
+def main(argv: list[str] | None = None, prog: str = "study_starts.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    args = parse_args(argv, prog)
+    interrupted = "interrupted; the same command continues"
+    return run_command(prog, run, args, interrupted=interrupted)

@@ -14,7 +14,8 @@ from aa_detection.visualization.attention_maps import record_attention
 def resnet():
     torch.manual_seed(0)
     network = torchvision.models.resnet18()
-    return augment(network, AttentionSpec(max_image_size=64, num_heads=4)).eval()
+    spec = AttentionSpec(max_image_size=64, num_heads=4, mask_padding="all")
+    return augment(network, spec).eval()
 
 
 def picture(height, width, seed=0):

@@ -47,17 +47,17 @@ class Run:
         name: of its record, below the records' folder; may have slashes.
         config_file: its YAML.
         overrides: ``KEY VALUE …`` on top.
-        arguments: options of the program beside these, such as the files of its dataset.
         labels: what the run is to the experiment (arm, seed, data), kept in the record.
         environment: variables of its process, such as the root of its datasets.
+        arguments: options of the program beside these settings, such as the files of its dataset.
     """
 
     name: str
     config_file: Path
     overrides: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
     labels: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
 
 class Runs:
@@ -77,6 +77,7 @@ class Runs:
         self.work = work
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
+        self._starting = threading.Lock()  # a process that starts is one that can be told to stop
 
     def record(self, run: Run) -> dict[str, Any] | None:
         """The record of a complete run, None if it is not complete.
@@ -145,9 +146,10 @@ class Runs:
                 for future in futures:
                     future.result()
             except BaseException:
-                self._stopped.set()
-                for process in list(self._processes):
-                    process.terminate()
+                with self._starting:
+                    self._stopped.set()
+                    for process in self._processes:
+                        process.terminate()
                 raise
         return failed
 
@@ -182,18 +184,22 @@ class Runs:
         resumed = any(output.glob("**/*.ckpt")) or (output / "last_checkpoint").exists()
         start = time.monotonic()
         with open(output / "output.txt", "a", encoding="utf-8") as file:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                # or Ctrl-C would reach it before the SIGTERM below, and a second signal ends a
-                # training without a checkpoint
-                start_new_session=True,
-            )
-            self._processes.add(process)
+            with self._starting:
+                if self._stopped.is_set():
+                    return None
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    # or Ctrl-C would reach it before the SIGTERM, and a second signal ends a
+                    # training without a checkpoint
+                    start_new_session=True,
+                )
+                self._processes.add(process)
             status = process.wait()
-            self._processes.discard(process)
+            with self._starting:
+                self._processes.discard(process)
         metrics = {} if status else _last_metrics(output / "metrics.json")
         if not metrics:
             return None

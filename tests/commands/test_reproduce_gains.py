@@ -207,6 +207,18 @@ def test_the_arms_are_twins(tool):
             assert cfg == configs["plain"][1]
 
 
+def test_the_records_of_docs_gains_are_still_of_this_protocol(load_tool, tmp_path):
+    records = ROOT / "docs/gains"
+    if not records.exists():
+        pytest.skip("the records are in a checkout")
+    tool = load_tool("reproduce_gains")
+    runs = tool.Runs(tool.TRAIN, "torchvision", records, tmp_path)
+    for experiment in tool.EXPERIMENTS.values():
+        for arm in tool.DRAWN_ARMS:
+            for seed in tool.SEEDS:
+                assert runs.record(experiment.run(arm, seed, [], tmp_path)) is not None
+
+
 @pytest.mark.parametrize(("arm", "sees"), [("plain", False), ("aa", True), ("se", True)])
 def test_what_a_twin_sees_of_the_boards(tool, arm, sees):
     """From the places on P3 that stand for discs, only attention has a path to the boards."""

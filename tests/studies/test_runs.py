@@ -247,6 +247,23 @@ def test_a_signal_ends_the_processes(runs, plan, signum, error):
     assert not (runs.work / "arm/seed2").exists()
 
 
+def test_a_signal_while_a_process_starts_ends_it(runs, plan, monkeypatch):
+    program_of(runs).write_text(SLEEPER)
+    start_process = subprocess.Popen
+
+    def signalled(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # the main thread has it, and tells what runs
+        return start_process(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", signalled)
+    start = time.monotonic()
+    with pytest.raises(Interrupted):
+        complete(runs, plan(1, 2))
+    assert time.monotonic() - start < 30  # the process did not sleep on
+    assert not (runs.work / "arm/seed2").exists()
+
+
 def test_a_folder_that_another_command_works_in_is_refused(runs, plan):
     runs.work.mkdir()
     with open(runs.work / ".lock", "w") as file:

@@ -1,4 +1,4 @@
-"""How much of a pretrained detector's AP each way to put attention into it leaves.
+"""How much of a pretrained detector's AP each way to add attention leaves.
 
     study_starts.py --config-file configs/gains/sample_R18.yaml MODEL.WEIGHTS plain/model_final.pth
 

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from aa_detection.engines import ENGINES
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 
@@ -16,16 +14,14 @@ def tool(load_tool):
     return load_tool("analyze_model")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_config(tool, engine, capsys):
-    pytest.importorskip("detectron2" if engine == "detectron2" else "lightning")
-    command = ["--engine", engine, "--config-file", CONFIG, "--size", "64", "96"]
+def test_a_config(tool, engine_name, capsys):
+    command = ["--engine", engine_name, "--config-file", CONFIG, "--size", "64", "96"]
     assert tool.main([*command, "MODEL.ATTENTION.AA.NUM_HEADS", "4"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("parameters") and lines[0].endswith(" M")
     assert lines[1].endswith("1 x 3 x 64 x 96")
     rows = {line.split()[0]: line.split()[1:] for line in lines[5:]}
-    last = "res5" if engine == "detectron2" else "layer4"
+    last = "res5" if engine_name == "detectron2" else "layer4"
     tokens = 2 * 3
     assert rows[last][:2] == ["2", "2x3"]
     total = 4 * 4 * 2 * (24**2 + 24**2 + tokens**2) / 1e6

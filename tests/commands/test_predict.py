@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from aa_detection.data.synthetic.sample import write_sample_dataset
-from aa_detection.engines import ENGINES, load_engine
+from aa_detection.engines import load_engine
 from aa_detection.inference import sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,13 +19,6 @@ CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 TINY = ["INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "96", "MODEL.FPN.OUT_CHANNELS", "64",
         "MODEL.RETINANET.NUM_CONVS", "1", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0",
         "TEST.DETECTIONS_PER_IMAGE", "3"]  # fmt: skip
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    if request.param == "detectron2":
-        pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    return request.param
 
 
 @pytest.fixture
@@ -38,15 +31,15 @@ def dataset(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """``checkpoint(engine, keys)``: a file of random weights."""
+    """``checkpoint(engine_name, keys)``: a file of random weights."""
 
     @functools.cache
-    def _checkpoint(engine, keys):
-        package = load_engine(engine)
+    def _checkpoint(engine_name, keys):
+        package = load_engine(engine_name)
         torch.manual_seed(0)
         model = package.build_model(package.load_config(CONFIG, [*keys]))
         state = model.state_dict()
-        if engine == "torchvision":
+        if engine_name == "torchvision":
             from aa_detection.engines.torchvision.names import to_detectron2
 
             state = to_detectron2(model)
@@ -58,13 +51,13 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def command(engine, dataset, checkpoint, load_tool):
+def command(engine_name, dataset, checkpoint, load_tool):
     """``command(name, *words, conv="aa")``: runs a tool with a checkpoint of random weights."""
 
     def _command(name, *words, conv="aa", weights=None):
         keys = (*TINY, "MODEL.ATTENTION.CONV", conv)
-        weights = weights or checkpoint(engine, keys)
-        own = ["--config-file", CONFIG, "--engine", engine]
+        weights = weights or checkpoint(engine_name, keys)
+        own = ["--config-file", CONFIG, "--engine", engine_name]
         return load_tool(name).main([*words, *own, *keys, "MODEL.WEIGHTS", weights])
 
     return _command

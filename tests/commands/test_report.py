@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from aa_detection.data.synthetic.sample import write_sample_dataset
 from aa_detection.engines import load_engine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,17 +24,8 @@ def main(load_tool):
     return load_tool("report").main
 
 
-@pytest.fixture(scope="module", autouse=True)
-def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("my data")
-    write_sample_dataset(root, num_train=4, num_val=4)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(root))
-        yield root / "aa_sample"
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(sample_root, tmp_path_factory):
     """A plain and an augmented run, in folders of the same name."""
     engine = load_engine("torchvision")
     folders = []
@@ -90,8 +80,8 @@ def test_without_weights_attention_cannot_be_shown(main, runs, capsys, tmp_path)
     assert "model_final.pth" in line
 
 
-def test_own_data(main, runs, dataset, tmp_path):
-    files = [str(dataset / "annotations" / "val.json"), str(dataset / "val")]
+def test_own_data(main, runs, sample_dataset, tmp_path):
+    files = [str(sample_dataset / "annotations" / "val.json"), str(sample_dataset / "val")]
     options = ["--val-json", files[0], "--val-images", files[1], "--no-attention"]
     assert main([runs[1], *options, "--output", str(tmp_path / "page.html")]) == 0
 

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from aa_detection.data.synthetic.sample import write_sample_dataset
-from aa_detection.engines import ENGINES
-
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
 
@@ -20,29 +17,14 @@ def main(load_tool):
     return load_tool("train_net").main
 
 
-@pytest.fixture(scope="module")
-def data_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("my data")
-    write_sample_dataset(root, num_train=4, num_val=2)
-    return root
-
-
-@pytest.fixture(params=ENGINES)
-def fail(request, main, data_root, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def fail(engine_name, main, sample_root, tmp_path, capsys, monkeypatch):
     """Runs the command, which must fail with exit status 2, one line, and nothing written."""
-    if request.param == "detectron2":
-        data = pytest.importorskip("detectron2.data", reason="detectron2 is not installed")
-        # a process holds on to the paths that another test's run gave these names
-        for name in ("aa_sample_train", "aa_sample_val"):
-            if name in data.DatasetCatalog:
-                data.DatasetCatalog.remove(name)
-                data.MetadataCatalog.remove(name)
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data_root))
     monkeypatch.chdir(tmp_path)
 
     def _fail(*words, config=CONFIG):
         before = sorted(tmp_path.rglob("*"))
-        command = ["--config-file", str(config), "--engine", request.param]
+        command = ["--config-file", str(config), "--engine", engine_name]
         # should it start to train after all, not for long
         options = [word for word in words if word.startswith("--")]
         keys = [word for word in words if not word.startswith("--")]
@@ -119,20 +101,17 @@ def break_category(folder):
 
 
 @pytest.mark.parametrize("damage", [break_missing_json, break_missing_image, break_category])
-def test_a_broken_dataset(fail, data_root, tmp_path, monkeypatch, damage):
+def test_a_broken_dataset(fail, sample_root, tmp_path, monkeypatch, damage):
     root = tmp_path / "broken data"
-    shutil.copytree(data_root, root)
+    shutil.copytree(sample_root, root)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(root))
     named = damage(root / "aa_sample")
     assert named in fail()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_own_data(engine, main, load_tool, data_root, tmp_path, monkeypatch, capsys):
+def test_own_data(engine_name, main, load_tool, sample_root, tmp_path, monkeypatch, capsys):
     """Trained on files of the command line, evaluated and used by its config alone."""
-    if engine == "detectron2":
-        pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    monkeypatch.chdir(data_root / "aa_sample")
+    monkeypatch.chdir(sample_root / "aa_sample")
     data = []
     for split in ("train", "val"):
         data += [f"--{split}-json", f"annotations/{split}.json", f"--{split}-images", split]
@@ -140,7 +119,7 @@ def test_own_data(engine, main, load_tool, data_root, tmp_path, monkeypatch, cap
     tiny = ["SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0",
             "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "MODEL.DEVICE", "cpu",
             "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"]  # fmt: skip
-    command = ["--config-file", CONFIG, "--engine", engine, *data, "OUTPUT_DIR", str(output)]
+    command = ["--config-file", CONFIG, "--engine", engine_name, *data, "OUTPUT_DIR", str(output)]
     assert main([*command, *tiny]) == 0
     results = output / "inference/coco_instances_results.json"
     expected = results.read_text()
@@ -149,12 +128,12 @@ def test_own_data(engine, main, load_tool, data_root, tmp_path, monkeypatch, cap
     # as in another process, from another folder
     monkeypatch.setattr("aa_detection.data.catalog._registered", {})
     monkeypatch.chdir(tmp_path)
-    config = ["--engine", engine, "--config-file", str(output / "config.yaml")]
+    config = ["--engine", engine_name, "--config-file", str(output / "config.yaml")]
     assert main([*config, "--eval-only"]) == 0
     assert results.read_text() == expected
-    if engine == "torchvision":
+    if engine_name == "torchvision":
         assert "at iteration 1\n" in (output / "log.txt").read_text()
-    photos = ["--input", str(data_root / "aa_sample/val"), "--output", str(tmp_path / "found")]
+    photos = ["--input", str(sample_root / "aa_sample/val"), "--output", str(tmp_path / "found")]
     assert load_tool("predict").main([*config, *photos]) == 0
     found = json.loads((tmp_path / "found/detections.json").read_text())
     assert [c["name"] for c in found["categories"]][0] == "circle"

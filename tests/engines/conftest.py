@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from aa_detection.data.synthetic.sample import write_sample_dataset
-from aa_detection.engines import ENGINES, RunOptions, load_engine
+from aa_detection.engines import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 AA_CONFIG = str(ROOT / "configs/sample/aa_retinanet_R18.yaml")
@@ -28,35 +27,9 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session", autouse=True)
-def sample_dataset(tmp_path_factory):
-    """A small sample dataset under a root with a space in its name, for every test here."""
-    root = tmp_path_factory.mktemp("data sets")
-    write_sample_dataset(root, num_train=12, num_val=4, seed=3)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DETECTRON2_DATASETS", str(root))
-        yield root / "aa_sample"
-
-
-@pytest.fixture
-def torchvision_engine():
-    return _engine("torchvision")
-
-
-@pytest.fixture
-def detectron2_engine():
-    return _engine("detectron2")
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request):
-    return _engine(request.param)
-
-
-def _engine(name: str):
-    if name == "detectron2":
-        pytest.importorskip("detectron2", reason="detectron2 is not installed")
-    return load_engine(name)
+@pytest.fixture(scope="module", autouse=True)
+def _in_sample_root(sample_root):
+    """Every test here may name the sample dataset."""
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def test_a_run_shows_its_progress(engine, run, tmp_path):
     lines = [LINE.search(line) for line in log.splitlines() if "  iter: " in line]
     assert [int(line["iter"]) for line in lines] == [19, 23]
     assert lines[-1]["eta"] == "0:00:00" and float(lines[-1]["time"]) > 0
-    assert [float(line["lr"]) for line in lines] == [0.05, 0.005]
+    assert [float(line["lr"]) for line in lines] == [0.03, 0.003]
     assert re.search(r"\|\s*circle\s*\|\s*(nan|[\d.]+)\s*\|", log), "no AP by class"
     if engine.__name__.endswith("torchvision"):
         assert re.search(r"iter: 23/24 .* max_mem: [1-9]\d+M", log)

@@ -91,8 +91,9 @@ def _worker(plan: Plan) -> dict[str, Any]:
 
 def _start_log(output_dir: str) -> None:
     """detectron2's log, for this project's lines too."""
-    for name in ("detectron2", "aa_detection"):
-        setup_logger(output_dir, distributed_rank=comm.get_rank(), name=name)
+    # called as default_setup calls it: with other arguments it would add its handlers twice
+    setup_logger(output_dir, distributed_rank=comm.get_rank())
+    setup_logger(output_dir, distributed_rank=comm.get_rank(), name="aa_detection")
     # detectron2 logs the traceback of whatever ends its loop
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_accident)
 

@@ -1,11 +1,17 @@
 """The public operator: checks its arguments, picks a backend."""
 
+import functools
+import logging
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .blocked import blocked_attention
 from .dense import dense_attention
 from .folded import folded_attention
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = {
     "dense": dense_attention,
@@ -68,27 +74,67 @@ def relative_attention_2d(
     if backend != "auto" and backend not in BACKENDS:
         raise ValueError(f"backend must be one of {['auto', *BACKENDS]}, got {backend!r}")
     if backend == "auto":
-        backend = choose_backend(q)
+        backend = choose_backend(q, v)
     if scale is None:
         scale = q.shape[-1] ** -0.5
     with torch.autocast(q.device.type, enabled=False):
         return BACKENDS[backend](q, k, v, rel_h, rel_w, scale, valid_size)
 
 
-def choose_backend(q: Tensor) -> str:
-    """What "auto" picks. The thresholds are from docs/benchmark/attention.txt.
+def choose_backend(q: Tensor, v: Tensor) -> str:
+    """What "auto" picks: the first entry of `CANDIDATES` that has nothing against these inputs.
 
-    Whether gradients are needed does not change their order there, so it is not asked.
+    The log says at level DEBUG, once for each kind of input, what was picked and why the entries
+    before it were not.
     """
+    passed_over: list[str] = []
+    for backend, objection in CANDIDATES.items():
+        reason = objection(q, v)
+        if reason is None:
+            if not torch.compiler.is_compiling():
+                kind = f"{tuple(q.shape)} and d_v = {v.shape[-1]}, {q.dtype}, {q.device.type}"
+                _log_choice(backend, kind, "; ".join(passed_over))
+            return backend
+        passed_over.append(f"not {backend}: {reason}")
+    raise AssertionError("the last candidate takes everything")
+
+
+@functools.lru_cache(maxsize=1024)
+def _log_choice(backend: str, kind: str, passed_over: str) -> None:
+    logger.debug("attention of q %s by %s%s", kind, backend, passed_over and f" ({passed_over})")
+
+
+# Each says why it is not to be used for q and v, or None. The thresholds are from
+# docs/benchmark/attention.txt; whether gradients are needed does not change the order there, so
+# it is not asked.
+
+
+def _against_dense(q: Tensor, v: Tensor) -> str | None:
     # With so few logits the number of calls is what costs, and dense has the fewest. A compiled or
     # exported graph must not depend on the size.
+    if torch.compiler.is_compiling():
+        return "compiling"
     batch, heads, height, width, _ = q.shape
-    if not torch.compiler.is_compiling() and batch * heads * (height * width) ** 2 <= 2**17:
-        return "dense"
+    return "more than 2**17 logits" if batch * heads * (height * width) ** 2 > 2**17 else None
+
+
+def _against_blocked(q: Tensor, v: Tensor) -> str | None:
     # SDPA has a fused kernel for float64 on the CPU only; without one it materialises the logits.
     if q.device.type == "cpu" or q.dtype == torch.float64:
-        return "blocked"
-    return "folded"  # no other device was there to be measured
+        return None
+    return "slower than folded on a GPU"
+
+
+def _against_folded(q: Tensor, v: Tensor) -> str | None:
+    return None
+
+
+# in the order in which "auto" asks them
+CANDIDATES: dict[str, Callable[[Tensor, Tensor], str | None]] = {
+    "dense": _against_dense,
+    "blocked": _against_blocked,
+    "folded": _against_folded,
+}
 
 
 def _check(

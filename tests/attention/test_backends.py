@@ -1,5 +1,6 @@
 """Every backend computes what dense computes, gradients included."""
 
+import logging
 import subprocess
 import sys
 from unittest.mock import patch
@@ -206,7 +207,19 @@ print(peak() - before)
     ],
 )
 def test_what_auto_picks(shape, options, expected):
-    assert choose_backend(torch.empty(shape, **options)) == expected
+    q = torch.empty(shape, **options)
+    assert choose_backend(q, q) == expected
+
+
+def test_auto_says_once_what_it_picked_and_why(random_inputs, caplog):
+    q, _, v, *_ = random_inputs(1, 8, 13, 14, d_k=11, d_v=2)
+    with caplog.at_level(logging.DEBUG, logger="aa_detection.attention"):
+        for _ in range(2):
+            choose_backend(q, v)
+    assert caplog.messages == [
+        "attention of q (1, 8, 13, 14, 11) and d_v = 2, torch.float64, cpu by blocked "
+        "(not dense: more than 2**17 logits)"
+    ]
 
 
 def test_auto_agrees_with_dense(random_inputs):

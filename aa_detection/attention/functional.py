@@ -7,14 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from . import native
 from .blocked import blocked_attention
 from .dense import dense_attention
 from .folded import folded_attention
+from .native import native_attention
 
 logger = logging.getLogger(__name__)
 
 BACKENDS = {
     "dense": dense_attention,
+    "native": native_attention,
     "blocked": blocked_attention,
     "folded": folded_attention,
 }
@@ -132,6 +135,7 @@ def _against_folded(q: Tensor, v: Tensor) -> str | None:
 # in the order in which "auto" asks them
 CANDIDATES: dict[str, Callable[[Tensor, Tensor], str | None]] = {
     "dense": _against_dense,
+    "native": native.objection,
     "blocked": _against_blocked,
     "folded": _against_folded,
 }

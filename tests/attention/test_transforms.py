@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from aa_detection.attention import relative_attention_2d
 
-BACKENDS = ["dense", "blocked", "folded"]
+BACKENDS = ["dense", "blocked", "folded", "native"]
 
 
 class Attention(nn.Module):

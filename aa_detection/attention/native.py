@@ -1,0 +1,315 @@
+"""Exact attention by one compiled pass on the CPU: float32, forward and backward.
+
+The kernel is ``native.cpp``, a shared library that is built with the package where there is a C++
+compiler. It is plain C++: neither torch nor Python is linked to, so it fits every version of both.
+Here it is loaded, its memory is allocated, and its two passes become operators of torch
+(``torch.ops.aa_detection``): ``torch.compile`` and ``torch.export`` see one node each.
+
+Threads are PyTorch's own: its OpenMP library is already in the process and calls the kernel in as
+many threads as ``torch.get_num_threads()`` says. There are none beside them.
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+VERSION = 1  # aa_version in native.cpp; raised with every change of what crosses the border
+FILE = Path(__file__).with_name("libnative.so")
+
+Size, Address = ctypes.c_int64, ctypes.c_void_p
+
+
+class _View(ctypes.Structure):
+    _fields_ = [("data", Address), ("stride", Size * 5)]
+
+
+class _Problem(ctypes.Structure):
+    """As in ``native.cpp``, field by field."""
+
+    _fields_ = [
+        *((name, Size) for name in ("batch", "heads", "height", "width", "d_k", "d_v")),
+        *((name, Size) for name in ("threads", "table_h", "table_w")),
+        *((name, Address) for name in ("valid_size", "rel_h", "rel_w")),
+        ("scale", ctypes.c_double),
+        *((name, _View) for name in ("q", "k", "v", "out")),
+        *((name, Address) for name in ("maximum", "total", "workspace")),
+        *((name, _View) for name in ("grad", "grad_q", "grad_k", "grad_v")),
+        *((name, Address) for name in ("grad_rel_h", "grad_rel_w")),
+    ]
+
+
+class _Library:
+    """The functions of ``native.cpp`` and the one of OpenMP that it is given."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises OSError, with what is missing."""
+        if not file.exists():
+            raise OSError(
+                f"{file} was not built; with a C++ compiler (g++ or clang++), reinstall aa_detection"
+            )
+        library = ctypes.CDLL(str(file))
+        if library.aa_version() != VERSION:
+            raise OSError(f"{file} was built from other sources; reinstall aa_detection")
+        try:
+            # torch loads its OpenMP library for all to see
+            self.parallel = ctypes.CDLL(None).GOMP_parallel
+        except AttributeError:
+            raise OSError("this PyTorch was built without OpenMP") from None
+        self.attention, self.workspace = library.aa_attention, library.aa_workspace
+        self.workspace.restype = Size
+        library.aa_instruction_set.restype = ctypes.c_char_p
+        self.instruction_sets: list[str] = []  # of this machine, the best first
+        while (name := library.aa_instruction_set(len(self.instruction_sets))) is not None:
+            self.instruction_sets.append(name.decode())
+
+
+library: _Library | None = None
+absent: str | None = None  # why there is no library
+try:
+    library = _Library(FILE)
+except OSError as error:
+    absent = str(error)
+
+instruction_set = 0  # of library.instruction_sets; tests try the others
+
+# OpenMP's threads do not survive a fork, and a child that waits for them waits forever
+_is_forked = False
+
+
+def _forked() -> None:
+    global _is_forked
+    _is_forked = True
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def native_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor | None,
+    rel_w: Tensor | None,
+    scale: float,
+    valid_size: Tensor | None,
+) -> Tensor:
+    """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are.
+
+    Differentiable once: a second derivative raises RuntimeError.
+
+    Raises:
+        ValueError: not on the CPU, float64, or no library; see :func:`objection`.
+    """
+    reason = objection(q, v)
+    if reason is not None:
+        raise ValueError(f'backend "native": {reason}')
+    # a table of one zero row, to which all distances are clamped, is no positional term
+    rel_h = q.new_zeros(1, q.shape[-1]) if rel_h is None else rel_h
+    rel_w = q.new_zeros(1, q.shape[-1]) if rel_w is None else rel_w
+    out, _ = _Attention.apply(q, k, v, rel_h, rel_w, valid_size, scale)
+    return out
+
+
+def objection(q: Tensor, v: Tensor) -> str | None:
+    """Why the kernel cannot be used for q and v, or None."""
+    if q.device.type != "cpu":
+        return f"it runs on the CPU, q is on {q.device.type}"
+    for x in (q, v):
+        if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return f"it computes in float32, not in {x.dtype}"
+    return absent
+
+
+@torch.library.custom_op(
+    "aa_detection::native_attention",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor v, Tensor rel_h, Tensor rel_w, Tensor? valid_size, "
+    "float scale) -> (Tensor, Tensor)",
+)
+def _forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    valid_size: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The output and, for the backward pass, each query's largest logit and sum of exponentials."""
+    out, statistics = _like(v), _statistics(q)
+    if valid_size is not None:
+        out.zero_()
+    inputs = [x.float() for x in (q, k, v, rel_h, rel_w)]
+    _call(*inputs, valid_size, scale, out, statistics)
+    return out.to(v.dtype), statistics
+
+
+@_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _like(v).to(v.dtype), _statistics(q)
+
+
+@torch.library.custom_op(
+    "aa_detection::native_attention_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor out, Tensor statistics, Tensor q, Tensor k, Tensor v, "
+    "Tensor rel_h, Tensor rel_w, Tensor? valid_size, float scale) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward(
+    grad: Tensor,
+    out: Tensor,
+    statistics: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    valid_size: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grads = _gradients_like(q, k, v, rel_h, rel_w)
+    if valid_size is not None or not grads[2].numel():
+        for x in grads:
+            x.zero_()
+    inputs = [x.float() for x in (q, k, v, rel_h, rel_w)]
+    _call(*inputs, valid_size, scale, out.float(), statistics, grad.float(), *grads)
+    grad_q, grad_k, grad_v, grad_rel_h, grad_rel_w = (
+        x.to(like.dtype) for x, like in zip(grads, (q, k, v, rel_h, rel_w))
+    )
+    return grad_q, grad_k, grad_v, grad_rel_h, grad_rel_w
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, out: Tensor, statistics: Tensor, *inputs: Any
+) -> tuple[Tensor, ...]:
+    likes = inputs[:5]
+    return tuple(x.to(like.dtype) for x, like in zip(_gradients_like(*likes), likes))
+
+
+class _Attention(torch.autograd.Function):
+    """The two operators as one differentiable function, for autograd and for ``torch.func``."""
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel_h: Tensor,
+        rel_w: Tensor,
+        valid_size: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        return _forward(q, k, v, rel_h, rel_w, valid_size, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        *tensors, ctx.scale = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return (*_AttentionBackward.apply(grad, *ctx.saved_tensors, ctx.scale), None, None)
+
+
+class _AttentionBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        out: Tensor,
+        statistics: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rel_h: Tensor,
+        rel_w: Tensor,
+        valid_size: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, ...]:  # by name: torch.compile counts them to tell whether ctx is one
+        return _backward(grad, out, statistics, q, k, v, rel_h, rel_w, valid_size, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        raise RuntimeError(
+            'relative_attention_2d: backend "native" has no second derivative; use backend="dense"'
+        )
+
+
+def _like(x: Tensor) -> Tensor:
+    """``(B, heads, H, W, d)`` in float32, laid out as a convolution's output is."""
+    batch, heads, height, width, channels = x.shape
+    empty = x.new_empty(batch, heads, channels, height, width, dtype=torch.float32)
+    return empty.permute(0, 1, 3, 4, 2)
+
+
+def _statistics(q: Tensor) -> Tensor:
+    return q.new_empty(2, *q.shape[:4], dtype=torch.float32)
+
+
+def _gradients_like(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> list[Tensor]:
+    tables = [x.new_empty(x.shape, dtype=torch.float32) for x in (rel_h, rel_w)]
+    return [_like(q), _like(k), _like(v), *tables]
+
+
+def _call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rel_h: Tensor,
+    rel_w: Tensor,
+    valid_size: Tensor | None,
+    scale: float,
+    out: Tensor,
+    statistics: Tensor,
+    *gradients: Tensor,
+) -> None:
+    """Run the kernel on float32: forward, or backward where there are gradients.
+
+    `gradients` are that of the output and, to be written, those of the five inputs.
+    """
+    if library is None:
+        raise RuntimeError(f'backend "native": {absent}')
+    if not q.numel() or not v.numel():
+        return
+    # named, so that they live until the kernel is done
+    rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
+    if valid_size is not None:
+        valid_size = valid_size.to(torch.int64).contiguous()
+    maximum, total = statistics
+    problem = _Problem(
+        *q.shape,
+        v.shape[-1],
+        1 if _is_forked else torch.get_num_threads(),
+        len(rel_h),
+        len(rel_w),
+        None if valid_size is None else valid_size.data_ptr(),
+        rel_h.data_ptr(),
+        rel_w.data_ptr(),
+        scale,
+        *(_view(x) for x in (q, k, v, out)),
+        maximum.data_ptr(),
+        total.data_ptr(),
+    )
+    if gradients:
+        grad, grad_q, grad_k, grad_v, grad_rel_h, grad_rel_w = gradients
+        problem.grad, problem.grad_q = _view(grad), _view(grad_q)
+        problem.grad_k, problem.grad_v = _view(grad_k), _view(grad_v)
+        problem.grad_rel_h, problem.grad_rel_w = grad_rel_h.data_ptr(), grad_rel_w.data_ptr()
+    arguments = ctypes.byref(problem), bool(gradients), instruction_set
+    workspace = torch.empty(library.workspace(*arguments), dtype=torch.float32)
+    problem.workspace = workspace.data_ptr()
+    library.attention(*arguments, library.parallel)
+
+
+def _view(x: Tensor) -> _View:
+    return _View(x.data_ptr(), (Size * 5)(*x.stride()))

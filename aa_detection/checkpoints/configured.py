@@ -1,6 +1,7 @@
 """What ``MODEL.WEIGHTS`` names, into a model: the one path of both engines."""
 
 import logging
+import os
 from collections.abc import Callable
 
 from fvcore.common.config import CfgNode
@@ -43,10 +44,13 @@ def read_configured(
         check_preprocessing(cfg, checkpoint)
         _, report = fit_checkpoint(model, checkpoint, allow_partial=allow_partial)
         if to_use and report.fresh and not allow_partial:
+            # the config.yaml of a run names what the run started from
+            final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+            there = f": MODEL.WEIGHTS {final}" if os.path.isfile(final) else ""
             raise ConfigError(
                 f"{checkpoint.path}: not a trained detector of this configuration: it lacks "
                 f"{len(report.fresh)} tensors, {report.fresh[0]} first; expected a run's "
-                "model_final.pth"
+                f"model_final.pth{there}"
             )
     except ConfigError as error:
         raise ConfigError(f"MODEL.WEIGHTS {error}") from None

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fvcore.common.config import CfgNode
+
 from ..atomic_file import atomic_write
-from ..config import ConfigError
-from ..data import CocoDataset, DatasetError, get_coco_dataset
+from ..config import ConfigError, coco_files
+from ..data import CocoDataset, DatasetError, get_coco_dataset, register_coco_dataset
 from ..engines import load_engine
 from ..inference import Detector
 from ..reports.runs import TrainedRun, read_run
@@ -92,6 +94,8 @@ def _dataset(args: argparse.Namespace, runs: Sequence[TrainedRun]) -> CocoDatase
                 f"{run.folder} was evaluated on {run.dataset}, and {runs[0].folder} on "
                 f"{runs[0].dataset}: expected runs on one dataset"
             )
+    for name, annotation_file, image_root in coco_files(CfgNode(runs[0].config)):
+        register_coco_dataset(name, annotation_file, image_root)
     try:
         return get_coco_dataset(runs[0].dataset)
     except DatasetError as error:

@@ -24,13 +24,13 @@ def add_dataset_keys(cfg: CfgNode) -> None:
 
 
 def coco_files(cfg: CfgNode) -> list[tuple[str, str, str]]:
-    """Name, annotation file and image folder of every entry.
+    """Name, annotation file and image folder of every entry; none where the key is not there.
 
     Raises:
         ConfigError: an entry that is something else; names the key.
     """
     entries = []
-    for entry in cfg.DATASETS.COCO_FILES:
+    for entry in cfg.DATASETS.get("COCO_FILES", []):
         if not _three_texts(entry):
             raise ConfigError(
                 "DATASETS.COCO_FILES must be lists of three texts, [name, annotation file, image "

@@ -137,6 +137,10 @@ def test_own_data(engine_name, main, load_tool, sample_root, tmp_path, monkeypat
     assert load_tool("predict").main([*config, *photos]) == 0
     found = json.loads((tmp_path / "found/detections.json").read_text())
     assert [c["name"] for c in found["categories"]][0] == "circle"
+    monkeypatch.setattr("aa_detection.data.catalog._registered", {})
+    page = tmp_path / "page.html"
+    command = [str(output), "--engine", engine_name, "--output", str(page)]
+    assert load_tool("report").main(command) == 0 and page.exists()
 
 
 def test_json_and_images_go_together(main, capsys):

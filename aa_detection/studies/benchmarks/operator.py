@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...attention import relative_attention_2d
+from ...attention import native, relative_attention_2d
 from ...attention.functional import BACKENDS
 from ..timing import Case, in_fresh_process, peak_memory, take_turns
 from .rows import Row, by_size, map_size
@@ -137,7 +137,8 @@ def measure(
 ) -> Iterator[list[Row]]:
     """For every size of map, a row for each implementation and standard deviation of the logits."""
     for height, width in sizes:
-        names = [FLOOR, *BACKENDS, TIMM, AUTO_LAYER] + ([FLEX] if device != "cpu" else [])
+        names = [FLOOR, *usable_backends(device, dtype), TIMM, AUTO_LAYER]
+        names += [FLEX] if device != "cpu" else []
         if height * width > MOST_TOKENS:
             names = [name for name in names if name not in MATERIALISES]
         kinds = [(name, LOGITS_STD[0]) for name in names]
@@ -152,6 +153,12 @@ def measure(
                 row |= in_fresh_process(memory_of, name, *problem)
             rows.append(row)
         yield rows
+
+
+def usable_backends(device: str, dtype: str) -> list[str]:
+    """Those that run here: "native" is built where there is a compiler, for CPUs and float32."""
+    q = torch.empty(0, device=device, dtype=getattr(torch, dtype))
+    return [name for name in BACKENDS if name != "native" or native.objection(q, q) is None]
 
 
 def times_of(

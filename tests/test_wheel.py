@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from aa_detection.attention import native
+
 ROOT = Path(__file__).resolve().parents[1]
 # two steps of a small detector
 TINY = [
@@ -37,7 +39,8 @@ def wheel(tmp_path_factory):
     """Built from a copy of the sources by the setuptools that is installed: without a network."""
     source = tmp_path_factory.mktemp("a source")
     for name in ("aa_detection", "configs"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        ignore = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     code = "from setuptools import build_meta; build_meta.build_wheel('dist')"
@@ -60,13 +63,17 @@ def test_everything_is_in_it(wheel):
     for name in ("aa_detection", "configs"):
         inside = "aa_detection" if name == "aa_detection" else f"aa_detection/{name}"
         for path in (ROOT / name).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so":
                 expected.add(f"{inside}/{path.relative_to(ROOT / name).as_posix()}")
     with zipfile.ZipFile(wheel) as content:
         names = set(content.namelist())
         (points,) = [name for name in names if name.endswith("/entry_points.txt")]
         assert "aa-detection = aa_detection.__main__:main" in content.read(points).decode()
-    assert {name for name in names if ".dist-info/" not in name} == expected
+    library = f"aa_detection/attention/{native.FILE.name}"
+    assert {name for name in names if ".dist-info/" not in name} - {library} == expected
+    if native.absent is None:  # here is a compiler
+        assert library in names
+    assert "-py3-none-" in wheel.name and not wheel.name.endswith("-any.whl")
     assert "aa_detection/py.typed" in expected
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

@@ -60,8 +60,10 @@ def relative_attention_2d(
 
             - "dense": materialises all logits; the specification the others are tested against,
               and the only one that can be differentiated twice.
+            - "native": one compiled pass on the CPU, for float32 and what goes up to it; the
+              fastest there. Only where it was built, which takes a C++ compiler.
             - "blocked": never holds more than a block of logits, forward and backward, on any
-              device; the fastest on the CPU.
+              device and in float64.
             - "folded": the position terms as channels of
               :func:`torch.nn.functional.scaled_dot_product_attention`. Where its kernels are fused
               they lose precision in float32 gradients when logits are in the hundreds.
@@ -71,7 +73,8 @@ def relative_attention_2d(
         least.
 
     Raises:
-        ValueError: shapes that do not fit together, or a backend that does not exist.
+        ValueError: shapes that do not fit together, a backend that does not exist, or one that
+            cannot be used here.
     """
     _check(q, k, v, rel_h, rel_w, valid_size)
     if backend != "auto" and backend not in BACKENDS:
@@ -95,6 +98,8 @@ def choose_backend(q: Tensor, v: Tensor) -> str:
         reason = objection(q, v)
         if reason is None:
             if not torch.compiler.is_compiling():
+                if native.absent is not None and q.device.type == "cpu":
+                    _log_absent(native.absent)
                 kind = f"{tuple(q.shape)} and d_v = {v.shape[-1]}, {q.dtype}, {q.device.type}"
                 _log_choice(backend, kind, "; ".join(passed_over))
             return backend
@@ -105,6 +110,11 @@ def choose_backend(q: Tensor, v: Tensor) -> str:
 @functools.lru_cache(maxsize=1024)
 def _log_choice(backend: str, kind: str, passed_over: str) -> None:
     logger.debug("attention of q %s by %s%s", kind, backend, passed_over and f" ({passed_over})")
+
+
+@functools.cache
+def _log_absent(reason: str) -> None:
+    logger.info('attention runs without the backend "native", the fastest on the CPU: %s', reason)
 
 
 # Each says why it is not to be used for q and v, or None. The thresholds are from
@@ -134,8 +144,8 @@ def _against_folded(q: Tensor, v: Tensor) -> str | None:
 
 # in the order in which "auto" asks them
 CANDIDATES: dict[str, Callable[[Tensor, Tensor], str | None]] = {
-    "dense": _against_dense,
     "native": native.objection,
+    "dense": _against_dense,
     "blocked": _against_blocked,
     "folded": _against_folded,
 }

@@ -49,7 +49,7 @@ class _Library:
         """Raises OSError, with what is missing."""
         if not file.exists():
             raise OSError(
-                f"{file} was not built; with a C++ compiler (g++ or clang++), reinstall aa_detection"
+                f"{file} was not built; reinstall aa_detection where there is a C++ compiler"
             )
         library = ctypes.CDLL(str(file))
         if library.aa_version() != VERSION:
@@ -143,8 +143,8 @@ def _forward(
     out, statistics = _like(v), _statistics(q)
     if valid_size is not None:
         out.zero_()
-    inputs = [x.float() for x in (q, k, v, rel_h, rel_w)]
-    _call(*inputs, valid_size, scale, out, statistics)
+        statistics.zero_()
+    _call((q, k, v, rel_h, rel_w), valid_size, scale, out, statistics)
     return out.to(v.dtype), statistics
 
 
@@ -176,8 +176,7 @@ def _backward(
     if valid_size is not None or not grads[2].numel():
         for x in grads:
             x.zero_()
-    inputs = [x.float() for x in (q, k, v, rel_h, rel_w)]
-    _call(*inputs, valid_size, scale, out.float(), statistics, grad.float(), *grads)
+    _call((q, k, v, rel_h, rel_w), valid_size, scale, out.float(), statistics, grad.float(), *grads)
     grad_q, grad_k, grad_v, grad_rel_h, grad_rel_w = (
         x.to(like.dtype) for x, like in zip(grads, (q, k, v, rel_h, rel_w))
     )
@@ -185,9 +184,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    grad: Tensor, out: Tensor, statistics: Tensor, *inputs: Any
-) -> tuple[Tensor, ...]:
+def _(grad: Tensor, out: Tensor, statistics: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     likes = inputs[:5]
     return tuple(x.to(like.dtype) for x, like in zip(_gradients_like(*likes), likes))
 
@@ -262,27 +259,24 @@ def _gradients_like(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tenso
 
 
 def _call(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    rel_h: Tensor,
-    rel_w: Tensor,
+    inputs: tuple[Tensor, ...],
     valid_size: Tensor | None,
     scale: float,
     out: Tensor,
     statistics: Tensor,
     *gradients: Tensor,
 ) -> None:
-    """Run the kernel on float32: forward, or backward where there are gradients.
+    """Run the kernel: forward, or backward where there are gradients.
 
     `gradients` are that of the output and, to be written, those of the five inputs.
     """
     if library is None:
         raise RuntimeError(f'backend "native": {absent}')
+    # under names, so that they live until the kernel is done
+    q, k, v, rel_h, rel_w = (x.float() for x in inputs)
+    rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
     if not q.numel() or not v.numel():
         return
-    # named, so that they live until the kernel is done
-    rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
     if valid_size is not None:
         valid_size = valid_size.to(torch.int64).contiguous()
     maximum, total = statistics

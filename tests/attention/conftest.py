@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from aa_detection.attention import native
+
 
 def random_inputs(
     batch,
@@ -41,3 +43,10 @@ def random_inputs(
 @pytest.fixture(scope="session", name="random_inputs")
 def random_inputs_fixture():
     return random_inputs
+
+
+@pytest.fixture(autouse=True)
+def native_only_where_it_was_built(request):
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("backend") == "native" and native.absent:
+        pytest.skip(native.absent)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aa_detection.attention import blocked, relative_attention_2d
+from aa_detection.attention import blocked, native, relative_attention_2d
 from aa_detection.attention.functional import choose_backend
 
 BACKENDS = ["blocked", "folded"]
@@ -73,7 +73,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "native"])
 @pytest.mark.parametrize("height, width, d_k, d_v", SHAPES)
 def test_float32_is_within_1e_5_of_float64(random_inputs, backend, height, width, d_k, d_v):
     shape = dict(batch=2, heads=2, height=height, width=width, d_k=d_k, d_v=d_v)
@@ -86,7 +86,7 @@ def test_float32_is_within_1e_5_of_float64(random_inputs, backend, height, width
         assert (x.double() - y).abs().max() <= 1e-5 * max(y.abs().max(), 1.0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "native"])
 @pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 2**-6), (torch.float16, 2**-9)])
 def test_half_precision(random_inputs, backend, dtype, error):
     """Within a few roundings of the exact result for the same, rounded inputs."""
@@ -115,7 +115,7 @@ def test_blocked_adds_up_the_images_gradients_in_single_precision(random_inputs)
         assert (found.double() - expected).abs().max() <= 2**-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "native"])
 def test_half_precision_does_not_reach_the_softmax(random_inputs, backend):
     """Logits that bfloat16 cannot tell apart: 1000 and 1001."""
     q = torch.full((1, 1, 1, 2, 2), 1.0, dtype=torch.bfloat16)
@@ -146,14 +146,15 @@ def test_padding_is_invisible(random_inputs, backend):
     torch.testing.assert_close(again, out, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("backend", ["blocked", "native"])
 @pytest.mark.parametrize("scale", [1, 8, 64, 512])
-def test_blocked_peaked_attention(random_inputs, scale):
+def test_peaked_attention(random_inputs, backend, scale):
     """Where most weights are too small for float32. Integers, so that the logits are exact."""
     inputs = random_inputs(1, 2, 9, 11)
     inputs = [(3 * x.detach()).round().requires_grad_() for x in inputs]
     exact = output_and_gradients(inputs, "dense", scale=scale)
     inputs = [x.detach().float().requires_grad_() for x in inputs]
-    actual = output_and_gradients(inputs, "blocked", scale=scale)
+    actual = output_and_gradients(inputs, backend, scale=scale)
     for x, y in zip(actual, exact):
         # where the softmax is a maximum, gradients are differences of numbers times the scale
         assert (x.double() - y).abs().max() <= 1e-5 * max(y.abs().max(), scale)
@@ -197,18 +198,23 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize(
-    "shape, options, expected",
+    "shape, options, with_kernel, without",
     [
-        ((1, 8, 10, 10, 13), {}, "dense"),
-        ((2, 8, 10, 10, 13), {}, "blocked"),
-        ((1, 8, 40, 40, 20), {}, "blocked"),
-        ((1, 8, 40, 40, 20), {"device": "meta"}, "folded"),
-        ((1, 8, 40, 40, 20), {"device": "meta", "dtype": torch.float64}, "blocked"),
+        ((1, 8, 10, 10, 13), {}, "native", "dense"),
+        ((2, 8, 10, 10, 13), {}, "native", "blocked"),
+        ((1, 8, 40, 40, 20), {}, "native", "blocked"),
+        ((1, 8, 40, 40, 20), {"dtype": torch.bfloat16}, "native", "blocked"),
+        ((1, 8, 10, 10, 20), {"dtype": torch.float64}, "dense", "dense"),
+        ((1, 8, 40, 40, 20), {"dtype": torch.float64}, "blocked", "blocked"),
+        ((1, 8, 40, 40, 20), {"device": "meta"}, "folded", "folded"),
+        ((1, 8, 40, 40, 20), {"device": "meta", "dtype": torch.float64}, "blocked", "blocked"),
     ],
 )
-def test_what_auto_picks(shape, options, expected):
+def test_what_auto_picks(monkeypatch, shape, options, with_kernel, without):
     q = torch.empty(shape, **options)
-    assert choose_backend(q, q) == expected
+    for absent, expected in ((None, with_kernel), ("not built", without)):
+        monkeypatch.setattr(native, "absent", absent)
+        assert choose_backend(q, q) == expected
 
 
 def test_auto_says_once_what_it_picked_and_why(random_inputs, caplog):
@@ -218,7 +224,8 @@ def test_auto_says_once_what_it_picked_and_why(random_inputs, caplog):
             choose_backend(q, v)
     assert caplog.messages == [
         "attention of q (1, 8, 13, 14, 11) and d_v = 2, torch.float64, cpu by blocked "
-        "(not dense: more than 2**17 logits)"
+        "(not native: it computes in float32, not in torch.float64; "
+        "not dense: more than 2**17 logits)"
     ]
 
 

@@ -62,7 +62,8 @@ def test_compile_without_a_graph_break(backend, valid_size):
         )
 
 
-def test_compiled_blocked_is_one_node_a_pass():
+@pytest.mark.parametrize("backend", ["blocked", "native"])
+def test_compiled_is_one_node_a_pass(backend):
     graphs = []
 
     def record(graph, _):
@@ -70,9 +71,9 @@ def test_compiled_blocked_is_one_node_a_pass():
         return make_boxed_func(graph.forward)
 
     torch._dynamo.reset()
-    backend = aot_autograd(fw_compiler=record, bw_compiler=record)
-    torch.compile(Attention("blocked"), backend=backend, fullgraph=True)(image()).sum().backward()
-    for targets, name in zip(graphs, ("blocked_attention", "blocked_attention_backward")):
+    compiler = aot_autograd(fw_compiler=record, bw_compiler=record)
+    torch.compile(Attention(backend), backend=compiler, fullgraph=True)(image()).sum().backward()
+    for targets, name in zip(graphs, (f"{backend}_attention", f"{backend}_attention_backward")):
         assert sum(f"aa_detection.{name}.default" == target for target in targets) == 1
         assert not any("softmax" in target for target in targets)
     assert len(graphs) == 2
@@ -80,7 +81,7 @@ def test_compiled_blocked_is_one_node_a_pass():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_export_with_any_map_size(backend):
-    if backend == "blocked" and torch.__version__ < "2.9":
+    if backend in ("blocked", "native") and torch.__version__ < "2.9":
         pytest.skip("this torch exports no functions of autograd at dynamic sizes")
     model = Attention(backend).eval()
     batch, height, width = (torch.export.Dim(name, min=2, max=64) for name in ("b", "h", "w"))
@@ -103,7 +104,10 @@ def test_autocast_keeps_the_logits_in_float32(backend):
         grads = torch.autograd.grad(out.square().sum(), inputs)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     expected_grads = torch.autograd.grad(expected.square().sum(), inputs)
-    if backend == "blocked":  # dense and folded leave their backward to autograd and autocast
+    if backend in (
+        "blocked",
+        "native",
+    ):  # dense and folded leave their backward to autograd and autocast
         torch.testing.assert_close(grads, expected_grads, rtol=1e-4, atol=1e-4)
 
 
@@ -169,7 +173,7 @@ def test_distributed_data_parallel(backend, tmp_path):
     torch.testing.assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["dense", "blocked", "folded"])  # in float64
 @pytest.mark.parametrize("valid_size", [None, [[2, 3], [3, 1]]], ids=["whole", "padded"])
 def test_gradcheck(random_inputs, backend, valid_size):
     inputs = random_inputs(2, 1, 3, 3, d_k=2, d_v=2, max_size=(2, 4))

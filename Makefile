@@ -13,7 +13,7 @@ ENGINE ?= auto
 
 setup: $(VENV)/ready
 
-$(VENV)/ready: pyproject.toml setup.py
+$(VENV)/ready: pyproject.toml setup.py aa_detection/attention/native.cpp
 	$(PYTHON) -m venv --system-site-packages $(VENV)
 	$(RUN) -m pip install --quiet --editable '.[embedded,test]'
 	touch $@

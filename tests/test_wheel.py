@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from aa_detection.attention import native
+
 ROOT = Path(__file__).resolve().parents[1]
 # two steps of a small detector
 TINY = [
@@ -67,7 +69,11 @@ def test_everything_is_in_it(wheel):
         names = set(content.namelist())
         (points,) = [name for name in names if name.endswith("/entry_points.txt")]
         assert "aa-detection = aa_detection.__main__:main" in content.read(points).decode()
-    assert {name for name in names if ".dist-info/" not in name} == expected
+    library = f"aa_detection/attention/{native.FILE.name}"
+    assert {name for name in names if ".dist-info/" not in name} - {library} == expected
+    if native.absent is None:  # here is a compiler
+        assert library in names
+    assert "-py3-none-" in wheel.name and not wheel.name.endswith("-any.whl")
     assert "aa_detection/py.typed" in expected
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

@@ -285,7 +285,8 @@ CONFIGS = {
     ),
     "backend": (
         keys("MODEL.ATTENTION.AA.BACKEND", "triton2"),
-        "MODEL.ATTENTION.AA.BACKEND must be among auto, dense, native, blocked, folded, got 'triton2'",
+        "MODEL.ATTENTION.AA.BACKEND must be among auto, dense, native, blocked, folded, "
+        "got 'triton2'",
     ),
     "scale jitter": (
         keys("INPUT.SCALE_JITTER.ENABLED", "True", "INPUT.SCALE_JITTER.RANGE", "(2,1)"),

@@ -73,8 +73,8 @@ def relative_attention_2d(
         least.
 
     Raises:
-        ValueError: shapes that do not fit together, a backend that does not exist, or one that
-            cannot be used here.
+        ValueError: shapes that do not fit together, or a backend that does not exist.
+        RuntimeError: backend "native" where it cannot be used.
     """
     _check(q, k, v, rel_h, rel_w, valid_size)
     if backend != "auto" and backend not in BACKENDS:

@@ -102,11 +102,11 @@ def native_attention(
     Differentiable once: a second derivative raises RuntimeError.
 
     Raises:
-        ValueError: not on the CPU, float64, or no library; see :func:`objection`.
+        RuntimeError: not on the CPU, float64, or no library; see :func:`objection`.
     """
     reason = objection(q, v)
     if reason is not None:
-        raise ValueError(f'backend "native": {reason}')
+        raise RuntimeError(f'backend "native": {reason}')
     # a table of one zero row, to which all distances are clamped, is no positional term
     rel_h = q.new_zeros(1, q.shape[-1]) if rel_h is None else rel_h
     rel_w = q.new_zeros(1, q.shape[-1]) if rel_w is None else rel_w

@@ -26,7 +26,7 @@ from .ending import run_command
 
 # what is measured, and the options that it has
 BENCHMARKS = {
-    "attention": (operator, ("batch", "device", "dtype")),
+    "attention": (operator, ("batch", "device", "dtype", "busy")),
     "model": (detector, ("batch", "device")),
     "maps": (maps, ("device",)),
     "precision": (precision, ("batch",)),
@@ -35,6 +35,12 @@ OPTIONS = {
     "batch": {"type": int, "help": "images at a time (default: 1)"},
     "device": DEVICE_OPTION,
     "dtype": {"choices": ("float32", "bfloat16"), "help": "of the inputs (default: float32)"},
+    "busy": {
+        "type": int,
+        "metavar": "N",
+        "help": "time beside N processes that spin, as in a training with data workers; its files "
+        "have _busy in their names (default: 0)",
+    },
 }
 
 
@@ -51,6 +57,7 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
         "batch": args.batch,
         "torch": torch.__version__,
         "python": platform.python_version(),
+        **({"spinning processes": args.busy} if args.busy else {}),
     }
 
 
@@ -64,7 +71,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     for name, (module, options) in BENCHMARKS.items():
         command = commands.add_parser(name, description=module.__doc__)
         dtype = "by row" if module is precision else "float32"
-        command.set_defaults(batch=1, device="cpu", dtype=dtype)
+        command.set_defaults(batch=1, device="cpu", dtype=dtype, busy=0)
         sizes = " ".join(f"{height}x{width}" for height, width in module.SIZES)
         command.add_argument(
             "--sizes",
@@ -86,6 +93,8 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.batch < 1:
         parser.error(f"--batch must be at least 1, got {args.batch}")
+    if args.busy < 0:
+        parser.error(f"--busy must not be negative, got {args.busy}")
     return args
 
 
@@ -94,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
     machine = describe_machine(args)
     rows: list[dict[str, Any]] = []
     args.output.mkdir(parents=True, exist_ok=True)
-    path = args.output / args.command
+    path = args.output / (args.command + ("_busy" if args.busy else ""))
     if path.with_suffix(".json").exists():
         result = json.loads(path.with_suffix(".json").read_text())
         rows = result["rows"] if result["machine"] == machine else []

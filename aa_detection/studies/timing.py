@@ -2,10 +2,14 @@
 
 import ctypes
 import multiprocessing
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,6 +90,20 @@ def process_memory(field: str) -> float:
         if line.startswith(field):
             return int(line.split()[1]) / 1024
     raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+@contextmanager
+def spinning(number: int) -> Iterator[None]:
+    """Beside as many processes that compute all the time, as data workers do in a training."""
+    # they end with this process, however it ends
+    code = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:

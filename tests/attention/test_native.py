@@ -306,7 +306,7 @@ def test_without_it_auto_is_blocked_and_one_line_says_so(random_inputs, without,
 
 def test_without_it_to_ask_for_it_is_an_error(random_inputs, without):
     inputs = [x.float() for x in random_inputs(1, 1, 2, 3)]
-    with pytest.raises(ValueError, match='^backend "native": libnative.so was not built$'):
+    with pytest.raises(RuntimeError, match='^backend "native": libnative.so was not built$'):
         relative_attention_2d(*inputs, backend="native")
 
 
@@ -319,7 +319,7 @@ def test_without_it_to_ask_for_it_is_an_error(random_inputs, without):
 )
 def test_what_it_does_not_take(options, message):
     inputs = [torch.zeros(1, 1, 2, 3, 4, **options) for _ in range(3)]
-    with pytest.raises(ValueError, match=f'^backend "native": {message}$'):
+    with pytest.raises(RuntimeError, match=f'^backend "native": {message}$'):
         native.native_attention(*inputs, None, None, 1.0, None)
 
 

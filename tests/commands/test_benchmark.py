@@ -1,10 +1,14 @@
 """The benchmark's command line at the smallest sizes; its cases share this process."""
 
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
 
+from aa_detection.attention import native
 from aa_detection.studies import timing
 from aa_detection.studies.benchmarks import detector, maps, operator
 
@@ -34,13 +38,37 @@ def test_attention_of_two_sizes_one_after_the_other(measure, tmp_path):
     rows, text = measure("attention", "--sizes", "4x5")
     names = {row["name"] for row in rows}
     assert names >= {"plain attention", "dense", "blocked", "folded", "auto"}
+    assert ("native" in names) == (native.absent is None)
     assert all(row["forward_ms"] > 0 and row["forward_backward_ms"] > 0 for row in rows)
-    assert sum("forward_mb" in row for row in rows) == len(names)
-    assert "4x5  plain attention" in text
+    assert sum("forward_mb" in row for row in rows) == 2 * len(names)
+    assert "4x5  7, 3  plain attention" in text and "4x5 20, 3  plain attention" in text
     # what was measured before stays
     both, text = measure("attention", "--sizes", "3x4")
-    assert both[len(both) // 2 :] == rows and "3x4  plain attention" in text
+    assert both[len(both) // 2 :] == rows and "3x4  7, 3  plain attention" in text
     assert (tmp_path / "out put/attention.png").stat().st_size > 1000
+
+
+def test_attention_beside_processes_that_spin(load_tool, monkeypatch, tmp_path):
+    pytest.importorskip("timm", reason="timm is not installed")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    children = []
+
+    def take_turns(cases, device):
+        count = 0
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended
+                count += f"getppid() == {os.getpid()}:".encode() in path.read_bytes()
+        children.append(count)
+        return {name: {"forward_ms": 1.0, "forward_backward_ms": 2.0} for name in cases}
+
+    monkeypatch.setattr(operator, "take_turns", take_turns)
+    monkeypatch.setattr(operator, "in_fresh_process", lambda function, *args: function(*args))
+    words = ["attention", "--sizes", "4x5", "--busy", "2", "--output", str(tmp_path)]
+    assert load_tool("benchmark").main(words) == 0
+    assert children == [2, 2]
+    assert "spinning processes 2" in (tmp_path / "attention_busy.txt").read_text()
+    take_turns({}, "cpu")
+    assert children[-1] == 0
 
 
 def test_detectors(measure):

@@ -8,43 +8,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...attention import native, relative_attention_2d
+from ...attention import relative_attention_2d
 from ...attention.functional import BACKENDS
-from ..timing import Case, in_fresh_process, peak_memory, take_turns
+from ..timing import Case, in_fresh_process, peak_memory, spinning, take_turns
 from .rows import Row, by_size, map_size
 
-# depths a head, of AA-ResNet-50 on ImageNet in its fourth stage
-HEADS, KEY_DEPTH, VALUE_DEPTH = 8, 20, 3
+HEADS = 8
+# key and value channels a head in res4 of AA-RetinaNet-R50, and of AA-ResNet-50 on ImageNet
+DEPTHS = ((7, 3), (20, 3))
 FLOOR = "plain attention"
 TIMM, AUTO_LAYER, FLEX = "timm BottleneckAttn", "auto as such a layer", "FlexAttention"
-# these hold all logits several times over: 9 GB a copy at 100x168
+# these hold all logits several times over, 9 GB a copy at 100x168
 MATERIALISES, MOST_TOKENS = ("dense", TIMM), 5000
+# and this takes minutes there on a CPU, whose fused attention is no faster for wide channels
+SLOW_ON_CPU = "folded"
 LOGITS_STD = (1, 10, 30, 100)
 SIZES = ((10, 10), (20, 20), (25, 42), (40, 40), (50, 84), (100, 168))
 
 
 def attention_case(
-    name: str, height: int, width: int, std: float, batch: int, device: str, dtype: torch.dtype
+    name: str,
+    height: int,
+    width: int,
+    depths: tuple[int, int],
+    std: float,
+    batch: int,
+    device: str,
+    dtype: torch.dtype,
 ) -> Case:
     """`name` at one size, with random inputs that give logits of standard deviation `std`."""
+    key_depth, value_depth = depths
     torch.manual_seed(0)
     make: dict[str, Any] = {"device": device, "dtype": dtype, "requires_grad": True}
     if name in (TIMM, AUTO_LAYER):
-        return layer_case(name, torch.randn(batch, 64, height, width, **make))
+        return layer_case(name, torch.randn(batch, 64, height, width, **make), depths)
 
     # without position terms the logits' variance is that of q
     variance = 1 if name == FLOOR else 3
-    q = torch.randn(batch, HEADS, height, width, KEY_DEPTH, device=device) * std / variance**0.5
+    q = torch.randn(batch, HEADS, height, width, key_depth, device=device) * std / variance**0.5
     q = q.to(dtype).requires_grad_()
-    k = torch.randn(batch, HEADS, height, width, KEY_DEPTH, **make)
+    k = torch.randn(batch, HEADS, height, width, key_depth, **make)
     if name == FLOOR:
         # as wide as q and k, or PyTorch does not take its fused kernel
-        v = torch.randn(batch, HEADS, height * width, KEY_DEPTH, **make)
+        v = torch.randn(batch, HEADS, height * width, key_depth, **make)
         q, k = (x.detach().flatten(2, 3).requires_grad_() for x in (q, k))
         return differentiable(F.scaled_dot_product_attention, q, k, v)
-    v = torch.randn(batch, HEADS, height, width, VALUE_DEPTH, **make)
-    rel_h = torch.randn(2 * height - 1, KEY_DEPTH, **make)
-    rel_w = torch.randn(2 * width - 1, KEY_DEPTH, **make)
+    v = torch.randn(batch, HEADS, height, width, value_depth, **make)
+    rel_h = torch.randn(2 * height - 1, key_depth, **make)
+    rel_w = torch.randn(2 * width - 1, key_depth, **make)
     if name == FLEX:
         return differentiable(flex_attention(), q, k, v, rel_h, rel_w)
 
@@ -68,19 +79,19 @@ def differentiable(function: Callable[..., Tensor], *inputs: Tensor) -> Case:
     return case
 
 
-def layer_case(name: str, x: Tensor) -> Case:
+def layer_case(name: str, x: Tensor, depths: tuple[int, int]) -> Case:
     """A layer on 64 channels with its 1x1 convolution for q, k and v."""
     channels, height, width = x.shape[1:]
     options: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
     if name == TIMM:
         from timm.layers.bottleneck_attn import BottleneckAttn
 
-        out_channels = HEADS * VALUE_DEPTH
-        layer = BottleneckAttn(
-            channels, out_channels, (height, width), num_heads=HEADS, dim_head=KEY_DEPTH, **options
-        )
+        key_depth, value_depth = depths
+        size = height, width
+        options |= {"num_heads": HEADS, "dim_head": key_depth}
+        layer = BottleneckAttn(channels, HEADS * value_depth, size, **options)
     else:
-        layer = AutoLayer(channels, height, width).to(**options)
+        layer = AutoLayer(channels, height, width, *depths).to(**options)
     parameters = list(layer.parameters())
     return differentiable(lambda x, *_: layer(x), x, *parameters)
 
@@ -88,12 +99,14 @@ def layer_case(name: str, x: Tensor) -> Case:
 class AutoLayer(nn.Module):
     """What timm's layer computes, on any size of map."""
 
-    def __init__(self, channels: int, max_h: int, max_w: int) -> None:
+    def __init__(
+        self, channels: int, max_h: int, max_w: int, key_depth: int, value_depth: int
+    ) -> None:
         super().__init__()
-        self.depths = [HEADS * KEY_DEPTH, HEADS * KEY_DEPTH, HEADS * VALUE_DEPTH]
+        self.depths = [HEADS * key_depth, HEADS * key_depth, HEADS * value_depth]
         self.qkv = nn.Conv2d(channels, sum(self.depths), 1, bias=False)
-        self.rel_h = nn.Parameter(KEY_DEPTH**-0.5 * torch.randn(2 * max_h - 1, KEY_DEPTH))
-        self.rel_w = nn.Parameter(KEY_DEPTH**-0.5 * torch.randn(2 * max_w - 1, KEY_DEPTH))
+        self.rel_h = nn.Parameter(key_depth**-0.5 * torch.randn(2 * max_h - 1, key_depth))
+        self.rel_w = nn.Parameter(key_depth**-0.5 * torch.randn(2 * max_w - 1, key_depth))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x).split(self.depths, dim=1)
@@ -126,74 +139,102 @@ def flex_attention() -> Callable[..., Tensor]:
                 logit + bias_h[image, head, query, at_row] + bias_w[image, head, query, at_column]
             )
 
-        q, k, v = (x.flatten(2, 3) for x in (q, k, F.pad(v, (0, 16 - v.shape[-1]))))
-        return compiled(q, k, v, score_mod=add_positions)[..., :VALUE_DEPTH]
+        value_depth = v.shape[-1]
+        q, k, v = (x.flatten(2, 3) for x in (q, k, F.pad(v, (0, 16 - value_depth))))
+        return compiled(q, k, v, score_mod=add_positions)[..., :value_depth]
 
     return attention
 
 
 def measure(
-    sizes: Sequence[tuple[int, int]], *, batch: int, device: str, dtype: str
+    sizes: Sequence[tuple[int, int]], *, batch: int, device: str, dtype: str, busy: int
 ) -> Iterator[list[Row]]:
-    """For every size of map, a row for each implementation and standard deviation of the logits."""
+    """For every size of map, a row for each depth, implementation and deviation of the logits.
+
+    Times are taken beside `busy` processes that spin.
+    """
     for height, width in sizes:
-        names = [FLOOR, *usable_backends(device, dtype), TIMM, AUTO_LAYER]
-        names += [FLEX] if device != "cpu" else []
+        backends = [name for name in BACKENDS if works_on(name, device)]
+        names = [FLOOR, *backends, TIMM, AUTO_LAYER] + ([FLEX] if device != "cpu" else [])
         if height * width > MOST_TOKENS:
-            names = [name for name in names if name not in MATERIALISES]
+            left_out = [*MATERIALISES] + ([SLOW_ON_CPU] if device == "cpu" else [])
+            names = [name for name in names if name not in left_out]
         kinds = [(name, LOGITS_STD[0]) for name in names]
         kinds += [("auto", std) for std in LOGITS_STD]
-        problem = height, width, batch, device, dtype
-        times = in_fresh_process(times_of, kinds, *problem)
         rows = []
-        for name, std in kinds:
-            row: Row = {"name": name, "height": height, "width": width, "logits_std": std}
-            row |= times[name, std]
-            if std == LOGITS_STD[0]:
-                row |= in_fresh_process(memory_of, name, *problem)
-            rows.append(row)
+        for depths in DEPTHS:
+            problem = height, width, depths, batch, device, dtype
+            with spinning(busy):
+                times = in_fresh_process(times_of, kinds, *problem)
+            for name, std in kinds:
+                row: Row = {"name": name, "height": height, "width": width, "logits_std": std}
+                row |= {"key_depth": depths[0], "value_depth": depths[1]}
+                row |= times[name, std]
+                if std == LOGITS_STD[0]:
+                    row |= in_fresh_process(memory_of, name, *problem)
+                rows.append(row)
         yield rows
 
 
-def usable_backends(device: str, dtype: str) -> list[str]:
-    """Those that run here: "native" is built where there is a compiler, for CPUs and float32."""
-    q = torch.empty(0, device=device, dtype=getattr(torch, dtype))
-    return [name for name in BACKENDS if name != "native" or native.objection(q, q) is None]
+def works_on(backend: str, device: str) -> bool:
+    """Whether a backend is there on this machine and computes on this device."""
+    try:
+        attention_case(backend, 2, 3, DEPTHS[0], 1.0, 1, device, torch.float32)(False)
+    except RuntimeError:
+        return False
+    return True
 
 
 def times_of(
-    kinds: list[tuple[str, float]], height: int, width: int, batch: int, device: str, dtype: str
+    kinds: list[tuple[str, float]],
+    height: int,
+    width: int,
+    depths: tuple[int, int],
+    batch: int,
+    device: str,
+    dtype: str,
 ) -> dict[tuple[str, float], dict[str, float]]:
     """Milliseconds of each implementation and standard deviation."""
     options = batch, device, getattr(torch, dtype)
-    cases = {(name, std): attention_case(name, height, width, std, *options) for name, std in kinds}
+    cases = {
+        (name, std): attention_case(name, height, width, depths, std, *options)
+        for name, std in kinds
+    }
     return take_turns(cases, device)
 
 
 def memory_of(
-    name: str, height: int, width: int, batch: int, device: str, dtype: str
+    name: str,
+    height: int,
+    width: int,
+    depths: tuple[int, int],
+    batch: int,
+    device: str,
+    dtype: str,
 ) -> dict[str, float]:
     """Peak megabytes of one implementation."""
     options = batch, device, getattr(torch, dtype)
     for backward in (False, True):
-        attention_case(name, 12, 12, 1.0, *options)(backward)  # what PyTorch allocates once
-    return peak_memory(attention_case(name, height, width, 1.0, *options), device)
+        # what PyTorch allocates once
+        attention_case(name, 12, 12, depths, 1.0, *options)(backward)
+    return peak_memory(attention_case(name, height, width, depths, 1.0, *options), device)
 
 
 def table(rows: list[Row]) -> str:
     """The figures as text, size by size."""
     lines = [
-        f"{HEADS} heads, {KEY_DEPTH} key and {VALUE_DEPTH} value channels a head.",
+        f"{HEADS} heads; d: key and value channels a head.",
         "Milliseconds and, in brackets, times plain attention (SDPA without positions) of the same",
         "size; megabytes over the inputs. A layer includes its 1x1 convolution of 64 channels.",
         "",
-        f"{'map':>7}  {'':22}{'forward':>18}{'+ backward':>19}{'MB forward':>12}{'+ backward':>12}",
+        f"{'map':>7} {'d':>5}  {'':22}{'forward':>18}{'+ backward':>19}"
+        f"{'MB forward':>12}{'+ backward':>12}",
     ]
-    for group in by_size(rows):
+    for group in by_problem(rows):
         normal = [row for row in group if row["logits_std"] == LOGITS_STD[0]]
         floor = next(row for row in normal if row["name"] == FLOOR)
         for row in normal:
-            line = f"{map_size(row):>7}  {row['name']:22}"
+            line = f"{map_size(row):>7} {depths_of(row):>5}  {row['name']:22}"
             for key, columns in (("forward_ms", 18), ("forward_backward_ms", 19)):
                 ratio = f"({row[key] / floor[key]:.2f})"
                 line += f"{row[key]:{columns - 9}.2f} {ratio:>8}"
@@ -202,21 +243,39 @@ def table(rows: list[Row]) -> str:
     lines += [
         "auto by the standard deviation of the logits: milliseconds, and times those of the first",
         "",
-        f"{'map':>7}  " + "".join(f"{f'{std:g} forward':>18}" for std in LOGITS_STD),
-        f"{'':7}  " + "".join(f"{'+ backward':>18}" for _ in LOGITS_STD),
+        f"{'map':>7} {'d':>5}  " + "".join(f"{f'{std:g} forward':>18}" for std in LOGITS_STD),
+        f"{'':7} {'':5}  " + "".join(f"{'+ backward':>18}" for _ in LOGITS_STD),
     ]
-    for group in by_size(rows):
+    for group in by_problem(rows):
         auto = [row for row in group if row["name"] == "auto"]
-        for label, key in ((map_size(auto[0]), "forward_ms"), ("", "forward_backward_ms")):
-            line = f"{label:>7}  "
+        label = f"{map_size(auto[0]):>7} {depths_of(auto[0]):>5}"
+        for text, key in ((label, "forward_ms"), ("", "forward_backward_ms")):
+            line = f"{text:13}  "
             for row in auto:
                 line += f"{row[key]:9.2f} {f'({row[key] / auto[0][key]:.2f})':>8}"
             lines.append(line)
     return "\n".join(lines)
 
 
+def by_problem(rows: list[Row]) -> list[list[Row]]:
+    """The rows of one size and one pair of depths together."""
+    return [
+        [row for row in group if (row["key_depth"], row["value_depth"]) == depths]
+        for group in by_size(rows)
+        for depths in DEPTHS
+    ]
+
+
+def depths_of(row: Row) -> str:
+    """As the table shows them."""
+    return f"{row['key_depth']}, {row['value_depth']}"
+
+
 def plot(rows: list[Row], path: Path) -> None:
-    """Time and memory, forward and backward, against the number of tokens, both logarithmic."""
+    """Time and memory, forward and backward, against the number of tokens, both logarithmic.
+
+    Of the last pair of depths.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -227,7 +286,12 @@ def plot(rows: list[Row], path: Path) -> None:
         (panels[0], "forward_backward_ms", "forward and backward, ms", 2),
         (panels[1], "forward_backward_mb", "peak memory over the inputs, MB", 1),
     ):
-        normal = [row for row in rows if row["logits_std"] == LOGITS_STD[0]]
+        normal = [
+            row
+            for row in rows
+            if row["logits_std"] == LOGITS_STD[0]
+            and (row["key_depth"], row["value_depth"]) == DEPTHS[-1]
+        ]
         for name in dict.fromkeys(row["name"] for row in normal if row["name"] != "auto"):
             points = [
                 (row["height"] * row["width"], row[key]) for row in normal if row["name"] == name

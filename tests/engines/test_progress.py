@@ -28,9 +28,11 @@ def test_a_run_shows_its_progress(engine, run, tmp_path):
     metrics = [json.loads(line) for line in (tmp_path / "metrics.json").open()]
     assert sum("bbox/AP" in line for line in metrics) == 2
     metrics = [line for line in metrics if "total_loss" in line]
-    assert [line["iteration"] for line in metrics] == [19, 23]
+    # detectron2 writes its losses beside an evaluation, too; the other one is that of the last step
+    beside = [11] if engine.__name__.endswith("detectron2") else []
+    assert [line["iteration"] for line in metrics] == [*beside, 19, 23]
     assert metrics[0].keys() >= {"loss_cls", "loss_box_reg", "lr", "time", "data_time"}
-    assert metrics[1]["eta_seconds"] == 0
+    assert metrics[-1]["eta_seconds"] == 0
 
     board = EventAccumulator(str(tmp_path)).Reload()
     assert set(board.Tags()["scalars"]) >= {"total_loss", "loss_cls", "lr", "time", "bbox/AP"}

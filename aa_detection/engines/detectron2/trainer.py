@@ -70,8 +70,8 @@ class WriteEvaluation(hooks.HookBase):
     would lose it."""
 
     def after_step(self) -> None:
-        period = self.trainer.cfg.TEST.EVAL_PERIOD
-        if period and (self.trainer.iter + 1) % period == 0:
+        period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
+        if period and done % period == 0 and done < self.trainer.max_iter:  # the end writes, too
             for hook in self.trainer._hooks:
                 if isinstance(hook, hooks.PeriodicWriter):
                     for writer in hook._writers:

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from .positions import distance_vectors, real_pixels
 
+FLASH_COLUMNS = 256  # of PyTorch's flash attention on CUDA
+
 
 def folded_attention(
     q: Tensor,
@@ -51,12 +53,28 @@ def folded_attention(
         keys.append(mask[:, None, :, :, None].expand(batch, heads, height, width, 1))
 
     q_, k_ = torch.cat(queries, -1).flatten(2, 3), torch.cat(keys, -1).flatten(2, 3)
-    # fused kernels want one width for q, k and v, CUDA's a multiple of 8
-    columns = q_.shape[-1] + -q_.shape[-1] % 8
+    columns = _multiple_of_8(q_.shape[-1])
     q_, k_ = (F.pad(x, (0, columns - x.shape[-1])) for x in (q_, k_))
-    v_ = F.pad(v.flatten(2, 3).to(q.dtype), (0, columns - v.shape[-1]))
+    v_ = v.flatten(2, 3).to(q.dtype)
+    v_ = F.pad(v_, (0, _value_columns(v_, columns) - v.shape[-1]))
     out = F.scaled_dot_product_attention(q_, k_, v_, scale=1.0)
     out = out[..., : v.shape[-1]].unflatten(2, (height, width)).to(dtype_out)
     if valid_size is not None:
         out = out.masked_fill(~real[:, None, :, :, None], 0)
     return out
+
+
+def _value_columns(v: Tensor, columns: int) -> int:
+    """The width at which PyTorch finds a fused kernel for v, beside q and k with so many columns.
+
+    Flash attention, on the CPU and in half precision on CUDA, wants v as wide as q and k. Where
+    CUDA's flash attention ends, its memory-efficient attention asks for a multiple of 8 only.
+    """
+    flash = v.dtype in (torch.float16, torch.bfloat16) and columns <= FLASH_COLUMNS
+    if v.device.type == "cuda" and not flash:
+        return _multiple_of_8(v.shape[-1])
+    return columns
+
+
+def _multiple_of_8(columns: int) -> int:
+    return columns + -columns % 8

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
-from aa_detection.attention import blocked, native, relative_attention_2d
+from aa_detection.attention import blocked, folded, native, relative_attention_2d
 from aa_detection.attention.functional import choose_backend
 
 BACKENDS = ["blocked", "folded"]
@@ -235,3 +236,37 @@ def test_auto_agrees_with_dense(random_inputs):
         expected = output_and_gradients(inputs, "dense")
         actual = output_and_gradients(inputs, "auto")
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "device, dtype, size, expected",
+    [
+        ("cpu", torch.float32, 20, 64),
+        ("cuda", torch.float32, 20, 8),  # no flash attention in float32
+        ("cuda", torch.bfloat16, 20, 64),
+        ("cuda", torch.float16, 120, 8),  # nor for 264 columns
+    ],
+)
+def test_folded_pads_v_as_far_as_a_fused_kernel_asks(device, dtype, size, expected):
+    seen = []
+
+    def attention(q, k, v, **_):
+        assert q.shape == k.shape and q.shape[-1] % 8 == 0
+        seen.append(v.shape[-1])
+        return v
+
+    with FakeTensorMode(), patch.object(folded.F, "scaled_dot_product_attention", attention):
+        q, v = (torch.empty(1, 2, size, size, d, dtype=dtype, device=device) for d in (20, 3))
+        table = torch.empty(2 * size - 1, 20, dtype=dtype, device=device)
+        out = relative_attention_2d(q, q, v, table, table, backend="folded")
+    assert seen == [expected] and out.shape == v.shape
+
+
+def test_folded_is_right_where_v_is_narrower_than_q(random_inputs, monkeypatch):
+    """As on CUDA in float32."""
+    monkeypatch.setattr(folded, "_value_columns", lambda v, columns: 8)
+    inputs = random_inputs(2, 2, 6, 7, d_v=3)
+    valid_size = torch.tensor([[6, 7], [4, 5]])
+    expected = output_and_gradients(inputs, "dense", valid_size=valid_size)
+    actual = output_and_gradients(inputs, "folded", valid_size=valid_size)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)

@@ -107,7 +107,7 @@ def test_a_command_imports_no_other():
 
 
 def test_attention_and_layers_know_torch_alone():
-    known = {"torch", "aa_detection"}
+    known = {"torch", "triton", "aa_detection"}
     for name in ("attention", "layers"):
         for file in (PACKAGE / name).rglob("*.py"):
             outside = {module.split(".")[0] for module in imported(file)} - known

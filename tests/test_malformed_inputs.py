@@ -285,7 +285,7 @@ CONFIGS = {
     ),
     "backend": (
         keys("MODEL.ATTENTION.AA.BACKEND", "triton2"),
-        "MODEL.ATTENTION.AA.BACKEND must be among auto, dense, native, blocked, folded, "
+        "MODEL.ATTENTION.AA.BACKEND must be among auto, dense, native, blocked, fused, folded, "
         "got 'triton2'",
     ),
     "scale jitter": (

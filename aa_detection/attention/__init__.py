@@ -1,4 +1,4 @@
-"""Exact 2-D relative multi-head self-attention: one operator, several backends. Torch only."""
+"""Exact 2-D relative multi-head self-attention: one operator, several backends."""
 
 from .functional import BACKENDS, relative_attention_2d
 from .queries import attention_at

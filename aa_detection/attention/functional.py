@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import native
+from . import fused, native
 from .blocked import blocked_attention
 from .dense import dense_attention
 from .folded import folded_attention
@@ -19,6 +19,7 @@ BACKENDS = {
     "dense": dense_attention,
     "native": native_attention,
     "blocked": blocked_attention,
+    "fused": fused.fused_attention,
     "folded": folded_attention,
 }
 
@@ -64,6 +65,8 @@ def relative_attention_2d(
               fastest there. Only where it was built, which takes a C++ compiler.
             - "blocked": never holds more than a block of logits, forward and backward, on any
               device and in float64.
+            - "fused": Triton kernels, for NVIDIA GPUs of compute capability 8.0 and newer; float16,
+              bfloat16 and float32. Never holds a logit in memory.
             - "folded": the position terms as channels of
               :func:`torch.nn.functional.scaled_dot_product_attention`. Where its kernels are fused
               they lose precision in float32 gradients when logits are in the hundreds.
@@ -74,7 +77,7 @@ def relative_attention_2d(
 
     Raises:
         ValueError: shapes that do not fit together, or a backend that does not exist.
-        RuntimeError: backend "native" where it cannot be used.
+        RuntimeError: backend "native" or "fused" where it cannot be used.
     """
     _check(q, k, v, rel_h, rel_w, valid_size)
     if backend != "auto" and backend not in BACKENDS:
@@ -135,7 +138,7 @@ def _against_blocked(q: Tensor, v: Tensor) -> str | None:
     # SDPA has a fused kernel for float64 on the CPU only; without one it materialises the logits.
     if q.device.type == "cpu" or q.dtype == torch.float64:
         return None
-    return "slower than folded on a GPU"
+    return "slower than fused and folded on a GPU"
 
 
 def _against_folded(q: Tensor, v: Tensor) -> str | None:
@@ -147,6 +150,7 @@ CANDIDATES: dict[str, Callable[[Tensor, Tensor], str | None]] = {
     "native": native.objection,
     "dense": _against_dense,
     "blocked": _against_blocked,
+    "fused": fused.objection,
     "folded": _against_folded,
 }
 

@@ -7,6 +7,7 @@ What they are is known without importing any: they take seconds to import.
 COMMANDS = {
     "analyze-model": "Parameters, FLOPs, activations and attention's memory of a detector.",
     "benchmark": "Time and peak memory of the attention operator and of detectors with it.",
+    "check-cuda": "Try everything on this machine's NVIDIA GPU: is it right, how fast is it.",
     "check-dataset": "Everything that is wrong with a dataset, before training finds out.",
     "compare-runs": "Does one detector beat another? A paired comparison on the same annotations.",
     "contact-sheet": "Ground truth beside detections for a handful of images, in one picture.",

@@ -35,12 +35,19 @@ def without_gradients(run: Callable[[], Any]) -> Case:
     return case
 
 
-def take_turns(cases: dict[Key, Case], device: str) -> dict[Key, dict[str, float]]:
-    """Median milliseconds of every case, without and with gradients."""
+def take_turns(
+    cases: dict[Key, Case], device: str, *, enough_s: float | None = None
+) -> dict[Key, dict[str, float]]:
+    """Median milliseconds of every case, without and with gradients.
+
+    Args:
+        enough_s: after so many seconds no further turn begins; default `ENOUGH_S`.
+    """
+    enough_s = ENOUGH_S if enough_s is None else enough_s
     seconds: dict[tuple[Key, bool], list[float]] = defaultdict(list)
     start = time.perf_counter()
     for turn in range(MAX_TURNS):
-        if turn >= MIN_TURNS and time.perf_counter() - start > ENOUGH_S:
+        if turn >= MIN_TURNS and time.perf_counter() - start > enough_s:
             break
         for name, case in cases.items():
             for backward in (False, True):

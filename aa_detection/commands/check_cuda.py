@@ -1,0 +1,48 @@
+"""Try everything on this machine's NVIDIA GPU: is it right, how fast is it.
+
+    check_cuda.py
+    check_cuda.py --output docs/benchmark/h100
+
+Every backend of the operator against the exact result, gradients included; the operator's and whole
+detectors' time and memory, plain ones beside them; trainings in half precision, resumed, and in a
+process group. Takes up to eight minutes. Writes JSON and text, with a summary of what passed.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ..config import ConfigError
+from ..studies.gpu.check import check, folder_name
+from .ending import run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__.replace("check_cuda.py", prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where the files go (default: docs/benchmark/<the GPU's name>)",
+    )
+    return parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    if not torch.cuda.is_available():
+        raise ConfigError("this needs an NVIDIA GPU, and PyTorch finds none here")
+    output = args.output or Path("docs/benchmark") / folder_name(torch.cuda.get_device_name(0))
+    right = check(output, "cuda")
+    print(f"written to {output}")
+    return 0 if right else 1
+
+
+def main(argv: list[str] | None = None, prog: str = "check_cuda.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s, 1 if anything is wrong."""
+    args = parse_args(argv, prog)
+    return run_command(prog, run, args, interrupted="interrupted; whole sections are written")

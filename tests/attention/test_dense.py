@@ -95,6 +95,6 @@ def test_wrong_valid_size_is_named(random_inputs, valid_size, message):
 
 def test_unknown_backend_lists_those_there_are(random_inputs):
     with pytest.raises(
-        ValueError, match="'auto', 'dense', 'native', 'blocked', 'folded'.* got 'fast'"
+        ValueError, match="'auto', 'dense', 'native', 'blocked', 'fused', 'folded'.* got 'fast'"
     ):
         relative_attention_2d(*random_inputs(1, 2, 3, 4), backend="fast")

@@ -25,6 +25,8 @@ test: setup
 	$(RUN) -m mypy
 	$(RUN) -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
+# Two threads that wait for each other are slower than one beside any other busy process.
+demo: export OMP_NUM_THREADS ?= 1
 demo: setup
 	$(AA_DETECTION) draw-dataset sample
 	$(AA_DETECTION) train --engine $(ENGINE) --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)

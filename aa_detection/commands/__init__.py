@@ -3,6 +3,14 @@
 What they are is known without importing any: they take seconds to import.
 """
 
+import os
+
+# GNU OpenMP, which PyTorch's CPU build runs on, reads this when PyTorch is loaded. By default a
+# thread that waits for another spins for milliseconds; beside one busy process a training step
+# then takes several times as long. A user's own choice stands.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 # by name, the first line of what --help says
 COMMANDS = {
     "analyze-model": "Parameters, FLOPs, activations and attention's memory of a detector.",

@@ -1,5 +1,6 @@
 """``aa-detection``: the programs of tools/ by one name, and how it is told what to do."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,27 @@ def test_a_tool_calls_its_command_and_the_list_says_what_it_does(command, load_t
         f"from aa_detection.commands.{name} import main" in (ROOT / f"tools/{name}.py").read_text()
     )
     assert COMMANDS[command] == load_tool(name).__doc__.partition("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, "10000 None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"),
+    ],
+)
+def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(chosen, expected):
+    variables = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in variables}
+    program = f"""
+import os, sys, aa_detection.commands
+assert "torch" not in sys.modules  # it reads them when it is loaded
+print(*map(os.environ.get, {variables}))
+"""
+    words = [sys.executable, "-c", program]
+    answer = subprocess.run(words, env={**environment, **chosen}, capture_output=True, text=True)
+    assert answer.stdout.strip() == expected, answer.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])

@@ -5,20 +5,24 @@ from pathlib import Path
 import orjson
 from fvcore.common.config import CfgNode
 
+from ..checkpoints import Checkpoint, read_about
 from ..config import ConfigError, number_of_classes
 from ..data import DatasetError, get_coco_dataset
 
 
-def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, str]:
+def find_categories(
+    cfg: CfgNode, class_names: str | None = None, checkpoint: Checkpoint | None = None
+) -> dict[int, str]:
     """COCO's category ids and names of a detector's classes, in the order of the classes.
 
-    They are those of `class_names`; else of the datasets that the config names, the test datasets
-    first, where the annotation file is there and has as many categories as the detector; else
-    COCO's own for one of COCO's datasets. A checkpoint says nothing about them, so that without
-    any of these they are numbers.
+    They are those of `class_names`; else those that the checkpoint carries; else of the datasets
+    that the config names, the test datasets first, where the annotation file is there and has as
+    many categories as the detector; else COCO's own for one of COCO's datasets. Without any of
+    these they are numbers.
 
     Args:
         class_names: a text file of a name a line, or a COCO annotation file.
+        checkpoint: that the detector's weights come from.
 
     Raises:
         ConfigError, DatasetError: `class_names` cannot be read or has another number of names.
@@ -32,9 +36,12 @@ def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, s
                 f"{count} classes"
             )
         return categories
+    about = read_about(checkpoint) if checkpoint is not None else None
+    if about is not None and len(about.categories) == count:
+        return dict(about.categories)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         try:
-            categories = _of_annotations(get_coco_dataset(name).annotation_file)
+            categories = read_categories(get_coco_dataset(name).annotation_file)
         except DatasetError:
             categories = _coco() if name.startswith("coco_") else {}
         if len(categories) == count:
@@ -44,7 +51,7 @@ def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, s
 
 def _read(path: Path) -> dict[int, str]:
     if path.suffix.lower() == ".json":
-        return _of_annotations(path)
+        return read_categories(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -54,8 +61,14 @@ def _read(path: Path) -> dict[int, str]:
     return dict(enumerate(names, 1))
 
 
-def _of_annotations(path: Path) -> dict[int, str]:
-    """Of its categories alone: of detections nothing else of the file matters."""
+def read_categories(path: Path) -> dict[int, str]:
+    """Names by category id, in the order of the ids, of a COCO annotation file.
+
+    Nothing else in the file is looked at: of detections nothing else matters.
+
+    Raises:
+        DatasetError: it cannot be read, or has no such list.
+    """
     try:
         categories = orjson.loads(path.read_bytes())["categories"]
         return dict(sorted((int(category["id"]), str(category["name"])) for category in categories))

@@ -77,7 +77,7 @@ def merge_yaml(cfg: CfgNode, path: str) -> None:
 
 
 def merge_text(cfg: CfgNode, text: str, source: str) -> None:
-    """Merge a whole config, as :meth:`CfgNode.dump` writes it, into `cfg`.
+    """Merge a whole config, as ``CfgNode.dump()`` writes it, into `cfg`.
 
     Args:
         source: where the text comes from, for errors.

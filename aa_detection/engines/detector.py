@@ -9,7 +9,7 @@ from . import load_engine
 
 
 class Detector(BaseDetector):
-    """A trained detector: :meth:`load` it, :meth:`predict` with it, look at its :meth:`attention`.
+    """A trained detector: :meth:`load` it, then ``predict`` and look at its ``attention``.
 
     See :class:`aa_detection.inference.BaseDetector` for what it does with pictures.
     """

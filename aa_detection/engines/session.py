@@ -30,8 +30,7 @@ from ..config import (
     default_to_final_weights,
     number_of_classes,
 )
-from ..data import CocoDataset, check_datasets, require_usable
-from ..inference.categories import read_categories
+from ..data import CocoDataset, DatasetReport, check_datasets, require_usable
 from ..training.failures import one_line_endings
 from ..training.files import check_output_dir
 from ..training.interrupt import StopSignals
@@ -152,10 +151,15 @@ def preflight(
         [str(finding) for report in reports for finding in report.warnings],
         checkpoint,
         weights,
-        read_categories(train[0].annotation_file) if train else {},
+        _categories(reports[0]) if train else {},
         {dataset.name: sha256(dataset.annotation_file) for dataset in train},
         last_checkpoint,
     )
+
+
+def _categories(report: DatasetReport) -> dict[int, str]:
+    summary = report.summary
+    return dict(zip(summary.category_ids, summary.category_names)) if summary else {}
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def find_categories(
         return dict(about.categories)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         try:
-            categories = read_categories(get_coco_dataset(name).annotation_file)
+            categories = _of_annotations(get_coco_dataset(name).annotation_file)
         except DatasetError:
             categories = _coco() if name.startswith("coco_") else {}
         if len(categories) == count:
@@ -51,7 +51,7 @@ def find_categories(
 
 def _read(path: Path) -> dict[int, str]:
     if path.suffix.lower() == ".json":
-        return read_categories(path)
+        return _of_annotations(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -61,14 +61,8 @@ def _read(path: Path) -> dict[int, str]:
     return dict(enumerate(names, 1))
 
 
-def read_categories(path: Path) -> dict[int, str]:
-    """Names by category id, in the order of the ids, of a COCO annotation file.
-
-    Nothing else in the file is looked at: of detections nothing else matters.
-
-    Raises:
-        DatasetError: it cannot be read, or has no such list.
-    """
+def _of_annotations(path: Path) -> dict[int, str]:
+    """Of its categories alone: of detections nothing else of the file matters."""
     try:
         categories = orjson.loads(path.read_bytes())["categories"]
         return dict(sorted((int(category["id"]), str(category["name"])) for category in categories))

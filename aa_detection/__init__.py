@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from .attention import relative_attention_2d
+    from .engines.detector import Detector
     from .layers import AAConv2d, AWConv2d
     from .models import AttentionSpec, augment
 
@@ -22,6 +23,7 @@ __all__ = [
     "AAConv2d",
     "AWConv2d",
     "AttentionSpec",
+    "Detector",
     "add_aa_config",
     "augment",
     "relative_attention_2d",
@@ -32,6 +34,7 @@ _PLACES = {
     "AAConv2d": "layers",
     "AWConv2d": "layers",
     "AttentionSpec": "models",
+    "Detector": "engines.detector",
     "augment": "models",
     "relative_attention_2d": "attention",
 }

@@ -1,5 +1,6 @@
 """Checkpoints of either framework: read as data, loaded into either engine's models, converted."""
 
+from .about import About, merge_config, package_versions, read_about
 from .configured import build_trained, read_configured
 from .converting import convert
 from .loading import load_checkpoint
@@ -8,11 +9,15 @@ from .reading import Checkpoint, read_checkpoint
 from .writing import write_weights
 
 __all__ = [
+    "About",
     "Checkpoint",
     "build_trained",
     "check_preprocessing",
     "convert",
     "load_checkpoint",
+    "merge_config",
+    "package_versions",
+    "read_about",
     "read_checkpoint",
     "read_configured",
     "write_weights",

@@ -63,7 +63,7 @@ def build_trained(
     *,
     allow_pickle: bool = False,
     paths: PathManager = PATHS,
-) -> nn.Module:
+) -> tuple[nn.Module, Checkpoint]:
     """The config's detector with its weights, in evaluation mode on ``MODEL.DEVICE``.
 
     The weights are ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``. `cfg` stays as it
@@ -72,6 +72,9 @@ def build_trained(
     Args:
         build_model: the engine's.
         allow_pickle, paths: of :func:`.read_checkpoint`.
+
+    Returns:
+        The detector, and the file that its weights come from.
 
     Raises:
         ConfigError: see :func:`read_configured`.
@@ -84,4 +87,4 @@ def build_trained(
     report = load_checkpoint(model, checkpoint)
     for line in report.lines():
         _log.info("%s", line)
-    return model.eval().to(cfg.MODEL.DEVICE)
+    return model.eval().to(cfg.MODEL.DEVICE), checkpoint

@@ -22,6 +22,7 @@ COMMANDS = {
     "convert-dataset": "A Pascal VOC or YOLO folder into a COCO annotation file.",
     "convert-weights": "Weights from one framework's names, or one kind of file, to another.",
     "draw-dataset": "Draw one of the project's datasets, unless it is there already.",
+    "env": "Versions, devices, engines and backends of this machine, for a bug report.",
     "export-model": "A trained detector's backbone and pyramid as a graph of ONNX or torch.export.",
     "predict": "Detect objects in images, folders of them, videos, or before a webcam.",
     "report": "One HTML page about a training run, or about several and how they differ.",

@@ -23,7 +23,12 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         description=__doc__.replace("export_model.py", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML configuration")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="a run's model_final.pth, which carries its config, or a YAML file",
+    )
     parser.add_argument("--format", required=True, choices=FORMATS, help="of the file")
     parser.add_argument(
         "--output",

@@ -10,7 +10,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..engines import load_engine
-from ..inference.categories import find_categories
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
 from .arguments import ENGINE_OPTION, OVERRIDES
@@ -31,7 +30,10 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         help="images, folders, videos, or the number of a webcam, which Ctrl-C ends",
     )
     parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="a run's model_final.pth, which carries its config, or a YAML file",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
@@ -70,8 +72,8 @@ def run(args: argparse.Namespace, prog: str) -> int:
     sources = find_sources(args.input)
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, args.opts)
-    predictions = Predictions(find_categories(cfg, args.class_names))
-    detector = engine.load_detector(cfg, bfloat16=args.bfloat16)
+    detector = engine.load_detector(cfg, bfloat16=args.bfloat16, class_names=args.class_names)
+    predictions = Predictions(detector.categories)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     live = any(source.kind == "webcam" for source in sources)

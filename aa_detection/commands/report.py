@@ -14,8 +14,7 @@ from fvcore.common.config import CfgNode
 from ..atomic_file import atomic_write
 from ..config import ConfigError, coco_files
 from ..data import CocoDataset, DatasetError, get_coco_dataset, register_coco_dataset
-from ..engines import load_engine
-from ..inference import Detector
+from ..engines.detector import Detector
 from ..reports.runs import TrainedRun, read_run
 from .arguments import ENGINE_OPTION
 from .ending import run_command
@@ -59,7 +58,7 @@ def write_report(args: argparse.Namespace) -> None:
     if not args.no_attention:
         for run in runs:
             if run.augmented:
-                detectors[run.name] = _load_detector(run, args.engine)
+                detectors[run.name] = Detector.load(run.folder, engine=args.engine)
     page = report_page(runs, dataset, detectors=detectors, score_threshold=args.score_threshold)
     path = Path(args.output) if args.output else runs[0].folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,12 +99,6 @@ def _dataset(args: argparse.Namespace, runs: Sequence[TrainedRun]) -> CocoDatase
         return get_coco_dataset(runs[0].dataset)
     except DatasetError as error:
         raise ConfigError(f"{error}; name its files with --val-json and --val-images") from None
-
-
-def _load_detector(run: TrainedRun, engine_name: str) -> Detector:
-    engine = load_engine(engine_name)
-    weights = ["MODEL.WEIGHTS", str(run.folder / "model_final.pth")]
-    return engine.load_detector(engine.load_config(str(run.folder / "config.yaml"), weights))
 
 
 def main(argv: list[str] | None = None, prog: str = "report.py") -> int:

@@ -29,7 +29,8 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         required=True,
         metavar="FILE",
         help="YAML: a file, or the name of one that comes with the package, such as "
-        "sample/aa_retinanet_R18.yaml",
+        "sample/aa_retinanet_R18.yaml; or a checkpoint that carries its config, which is then "
+        "MODEL.WEIGHTS",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

@@ -14,7 +14,6 @@ from ..config import ConfigError
 from ..data import read_image
 from ..engines import load_engine
 from ..inference import look
-from ..inference.categories import find_categories
 from ..visualization.attention_figure import attention_figure
 from ..visualization.attention_maps import NoAttentionError
 from ..visualization.attention_page import attention_page
@@ -30,7 +29,10 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument("--input", required=True, metavar="IMAGE", help="the picture")
     parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="a run's model_final.pth, which carries its config, or a YAML file",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
@@ -65,7 +67,6 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, args.opts)
-    names = list(find_categories(cfg, args.class_names).values())
     image = np.asarray(read_image(args.input))[:, :, ::-1]
     height, width = image.shape[:2]
     for x, y in args.query or ():
@@ -73,7 +74,8 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(
                 f"--query {x:g} {y:g} is outside {args.input}, {width} x {height} pixels"
             )
-    detector = engine.load_detector(cfg)
+    detector = engine.load_detector(cfg, class_names=args.class_names)
+    names = list(detector.categories.values())
     try:
         detections, attention = look(detector, image)
     except NoAttentionError as error:

@@ -5,7 +5,7 @@ from .augmentation_keys import add_augmentation_keys, check_augmentation
 from .dataset_keys import add_dataset_keys, coco_files
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file, configs_folder
-from .loading import merge_overrides, merge_yaml, read_settings
+from .loading import merge_overrides, merge_text, merge_yaml, read_settings
 from .preflight import (
     check_evaluation,
     check_shares,
@@ -32,6 +32,7 @@ __all__ = [
     "configs_folder",
     "default_to_final_weights",
     "merge_overrides",
+    "merge_text",
     "merge_yaml",
     "number_of_classes",
     "read_settings",

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
@@ -76,6 +76,21 @@ def merge_yaml(cfg: CfgNode, path: str) -> None:
         _merge(cfg, tree, file)
 
 
+def merge_text(cfg: CfgNode, text: str, source: str) -> None:
+    """Merge a whole config, as ``CfgNode.dump()`` writes it, into `cfg`.
+
+    Args:
+        source: where the text comes from, for errors.
+
+    Raises:
+        ConfigError: as :func:`merge_yaml`; and for a text that names a base, which would be a file.
+    """
+    tree = _parse(text, source)
+    if BASE_KEY in tree:
+        raise ConfigError(f"{source}: expected a whole config, got one with {BASE_KEY}")
+    _merge(cfg, tree, source)
+
+
 def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """Merge ``KEY VALUE KEY VALUE …`` from a command line into `cfg`.
 
@@ -127,9 +142,28 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
         raise ConfigError(f"{path}: its {BASE_KEY} chain leads back to itself")
     try:
         with open(path, encoding="utf-8") as file:
-            tree = yaml.load(file, _Loader)
+            tree = _parse(file, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config file: {error.strerror}") from None
+
+    bases = tree.pop(BASE_KEY, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
+        beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        packaged = base in packaged_configs() and not os.path.exists(beside)
+        base = str(configs_folder() / base) if packaged else beside
+        # no config leads out of the configs: to a key file, a device that never ends, a pipe
+        if not base.endswith((".yaml", ".yml")) or os.path.exists(base) != os.path.isfile(base):
+            raise ConfigError(f"{path}: {BASE_KEY} must be a .yaml file, got {base}")
+        yield from _chain(base, (*above, real))
+    yield path, tree
+
+
+def _parse(text: str | TextIO, path: str) -> dict[str, Any]:
+    """A YAML text's keys and values; `path` is where it stands, for errors."""
+    try:
+        tree = yaml.load(text, _Loader)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a YAML file: it is not UTF-8 text") from None
     except yaml.YAMLError as error:
@@ -148,19 +182,7 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
     for key in tree:
         if not isinstance(key, str):
             raise ConfigError(f"{path}: expected a config key, got {key!r}")
-
-    bases = tree.pop(BASE_KEY, [])
-    for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str):
-            raise ConfigError(f"{path}: {BASE_KEY} must be the path of a file, got {base!r}")
-        beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        packaged = base in packaged_configs() and not os.path.exists(beside)
-        base = str(configs_folder() / base) if packaged else beside
-        # no config leads out of the configs: to a key file, a device that never ends, a pipe
-        if not base.endswith((".yaml", ".yml")) or os.path.exists(base) != os.path.isfile(base):
-            raise ConfigError(f"{path}: {BASE_KEY} must be a .yaml file, got {base}")
-        yield from _chain(base, (*above, real))
-    yield path, tree
+    return tree
 
 
 def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:

@@ -12,7 +12,7 @@ from .catalog import (
     register_coco_dataset,
 )
 from .checks import check_dataset, check_datasets, read_coco_annotations
-from .images import ImageError, read_image
+from .images import ImageError, read_image, upright_rgb
 from .report import CocoSummary, DatasetReport, Finding, require_usable
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "read_image",
     "register_coco_dataset",
     "require_usable",
+    "upright_rgb",
 ]

@@ -43,14 +43,23 @@ def read_image(
         ImageError: the file cannot be read or is of another size.
     """
     with _open(path, image_id) as file:
-        _check_mode(file)
         as_stored = file.size
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        image = image.convert("RGB")
+        image = upright_rgb(file)
     _check_size(path, image_id, as_stored, image.size, size)
     return image
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of Pillow's as :func:`read_image` returns it.
+
+    Raises:
+        OSError: its pixels are of 32 bits.
+    """
+    _check_mode(image)
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    return upright.convert("RGB")
 
 
 def check_image_header(path: StrPath, image_id: object, size: tuple[float, float]) -> None:

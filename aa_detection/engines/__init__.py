@@ -16,8 +16,8 @@ from ..config import ConfigError
 from .options import RunOptions
 
 if TYPE_CHECKING:
-    from ..inference import Detector
     from . import detectron2, torchvision
+    from .detector import Detector
 
 ENGINES = ("detectron2", "torchvision")
 __all__ = ["ENGINES", "Engine", "RunOptions", "engine_name", "load_engine"]
@@ -31,6 +31,7 @@ class Engine(Protocol):
     def load_config(self, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         """The engine's defaults with attention's keys, then the file, then ``KEY VALUE`` pairs.
 
+        The file is YAML, or a checkpoint that carries its config and is ``MODEL.WEIGHTS`` then.
         The datasets of ``DATASETS.COCO_FILES`` are registered. ``MODEL.DEVICE`` cuda becomes cpu
         where there is no CUDA device.
 
@@ -50,13 +51,19 @@ class Engine(Protocol):
         """The config's trained detector; see :func:`aa_detection.checkpoints.build_trained`."""
 
     def load_detector(
-        self, cfg: CfgNode, *, allow_pickle: bool = False, bfloat16: bool = False
+        self,
+        cfg: CfgNode,
+        *,
+        allow_pickle: bool = False,
+        bfloat16: bool = False,
+        class_names: str | None = None,
     ) -> "Detector":
         """The trained detector as a function from pictures to detections.
 
         Args:
             allow_pickle: as :meth:`load_model`'s.
-            bfloat16: see :class:`aa_detection.inference.Detector`.
+            bfloat16: see :class:`aa_detection.inference.BaseDetector`.
+            class_names: see :func:`aa_detection.inference.categories.find_categories`.
         """
 
     def run(self, cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # noqa: B008

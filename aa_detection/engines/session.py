@@ -6,7 +6,7 @@ which every process trains or evaluates.
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fvcore.common.config import CfgNode
@@ -14,7 +14,14 @@ from iopath.common.file_io import PathManager
 from torch import nn
 
 from ..atomic_file import remove_unfinished
-from ..checkpoints import Checkpoint, load_checkpoint, read_configured
+from ..checkpoints import (
+    About,
+    Checkpoint,
+    load_checkpoint,
+    package_versions,
+    read_configured,
+)
+from ..checkpoints.about import sha256
 from ..checkpoints.paths import PATHS
 from ..config import (
     check_evaluation,
@@ -23,7 +30,7 @@ from ..config import (
     default_to_final_weights,
     number_of_classes,
 )
-from ..data import CocoDataset, check_datasets, require_usable
+from ..data import CocoDataset, DatasetReport, check_datasets, require_usable
 from ..training.failures import one_line_endings
 from ..training.files import check_output_dir
 from ..training.interrupt import StopSignals
@@ -43,6 +50,8 @@ class Plan:
         findings: what the checks of the datasets warn of.
         checkpoint: the run's own, to go on from or to evaluate; None for a run that starts.
         weights: what ``MODEL.WEIGHTS`` names; None with a `checkpoint`, or without ``WEIGHTS``.
+        categories: names by category id of the training data; empty where it is not COCO's.
+        fingerprints: the sha256 of each training dataset's annotation file, by its name.
         last_checkpoint: the engine's; finds the newest complete checkpoint of an ``OUTPUT_DIR``.
     """
 
@@ -55,11 +64,19 @@ class Plan:
     findings: Sequence[str]
     checkpoint: str | None
     weights: Checkpoint | None
+    categories: Mapping[int, str]
+    fingerprints: Mapping[str, str]
     last_checkpoint: Callable[[str], str | None]
 
     def resumable(self) -> str | None:
         """The checkpoint that a training which ended now would go on from."""
         return None if self.options.eval_only else self.last_checkpoint(self.cfg.OUTPUT_DIR)
+
+    def about(self, engine: str) -> About:
+        """What the run's checkpoints say about themselves; `engine` is its name and version."""
+        datasets = [{"name": name, "sha256": each} for name, each in self.fingerprints.items()]
+        config = self.cfg.dump()
+        return About(config, self.categories, datasets, engine, package_versions())
 
     def load_weights(self, model: nn.Module) -> None:
         """Load ``MODEL.WEIGHTS``, if the run starts from any, and log what came of it."""
@@ -134,8 +151,15 @@ def preflight(
         [str(finding) for report in reports for finding in report.warnings],
         checkpoint,
         weights,
+        _categories(reports[0]) if train else {},
+        {dataset.name: sha256(dataset.annotation_file) for dataset in train},
         last_checkpoint,
     )
+
+
+def _categories(report: DatasetReport) -> dict[int, str]:
+    summary = report.summary
+    return dict(zip(summary.category_ids, summary.category_names)) if summary else {}
 
 
 @contextlib.contextmanager

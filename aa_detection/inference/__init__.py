@@ -1,5 +1,6 @@
 """Pictures and videos in, detections out."""
 
-from .detector import Detector, look
+from .detector import BaseDetector, look
+from .found import PictureDetections
 
-__all__ = ["Detector", "look"]
+__all__ = ["BaseDetector", "PictureDetections", "look"]

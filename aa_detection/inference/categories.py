@@ -5,20 +5,24 @@ from pathlib import Path
 import orjson
 from fvcore.common.config import CfgNode
 
+from ..checkpoints import Checkpoint, read_about
 from ..config import ConfigError, number_of_classes
 from ..data import DatasetError, get_coco_dataset
 
 
-def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, str]:
+def find_categories(
+    cfg: CfgNode, class_names: str | None = None, checkpoint: Checkpoint | None = None
+) -> dict[int, str]:
     """COCO's category ids and names of a detector's classes, in the order of the classes.
 
-    They are those of `class_names`; else of the datasets that the config names, the test datasets
-    first, where the annotation file is there and has as many categories as the detector; else
-    COCO's own for one of COCO's datasets. A checkpoint says nothing about them, so that without
-    any of these they are numbers.
+    They are those of `class_names`; else those that the checkpoint carries; else of the datasets
+    that the config names, the test datasets first, where the annotation file is there and has as
+    many categories as the detector; else COCO's own for one of COCO's datasets. Without any of
+    these they are numbers.
 
     Args:
         class_names: a text file of a name a line, or a COCO annotation file.
+        checkpoint: that the detector's weights come from.
 
     Raises:
         ConfigError, DatasetError: `class_names` cannot be read or has another number of names.
@@ -32,6 +36,9 @@ def find_categories(cfg: CfgNode, class_names: str | None = None) -> dict[int, s
                 f"{count} classes"
             )
         return categories
+    about = read_about(checkpoint) if checkpoint is not None else None
+    if about is not None and len(about.categories) == count:
+        return dict(about.categories)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         try:
             categories = _of_annotations(get_coco_dataset(name).annotation_file)

@@ -16,27 +16,11 @@ from PIL import Image
 from ..atomic_file import atomic_write
 from ..data import DatasetError
 from ..evaluation import Detections
-from ..inference import Detector
-from ..visualization.boxes import draw_boxes
+from ..visualization.boxes import annotate
+from .detector import BaseDetector
 from .sources import Source
 
 T = TypeVar("T")
-
-
-def annotate(
-    image: np.ndarray, detections: Sequence[Mapping[str, Any]], categories: Mapping[int, str]
-) -> np.ndarray:
-    """A copy of a picture, ``(H, W, 3)`` uint8, BGR, with its detections drawn.
-
-    Args:
-        detections: COCO's list of results.
-        categories: names by category id.
-    """
-    picture = Image.fromarray(image[:, :, ::-1])
-    side = min(picture.size)
-    line, label_size = max(2, side // 240), max(12, side // 36)
-    draw_boxes(picture, detections, categories, line=line, label_size=label_size)
-    return np.asarray(picture)[:, :, ::-1]
 
 
 @dataclass
@@ -108,7 +92,7 @@ class Predictions:
 
 
 def predict(
-    detector: Detector,
+    detector: BaseDetector,
     sources: Sequence[Source],
     folder: str | os.PathLike[str],
     predictions: Predictions,
@@ -235,7 +219,7 @@ def _batches(items: Iterator[T], size: int) -> Iterator[list[T]]:
 
 
 def _detect(
-    detector: Detector,
+    detector: BaseDetector,
     batch: list[tuple[Source, int, np.ndarray]],
     score_threshold: float,
     predictions: Predictions,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..data import CocoDataset, read_image
-from ..inference import Detector, look
+from ..inference import BaseDetector, look
 from ..layers import AAConv2d
 from ..visualization.attention_figure import attention_figure
 from ..visualization.contact_sheet import draw_pairs
@@ -20,7 +20,7 @@ _ATTENTION_IMAGES = 2
 def sample_pictures(
     dataset: CocoDataset,
     detections: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
-    detector: Detector,
+    detector: BaseDetector,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """A few images, the same after every evaluation.
 

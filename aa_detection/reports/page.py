@@ -23,7 +23,7 @@ from ..data import CocoDataset
 from ..data.images import read_image
 from ..evaluation import coco_ap
 from ..evaluation.coco_ap import METRICS
-from ..inference import Detector, look
+from ..inference import BaseDetector, look
 from ..visualization.attention_figure import attention_figure
 from ..visualization.contact_sheet import draw_pair
 from . import figures
@@ -57,7 +57,7 @@ def report_page(
     runs: Sequence[TrainedRun],
     dataset: CocoDataset,
     *,
-    detectors: Mapping[str, Detector] | None = None,
+    detectors: Mapping[str, BaseDetector] | None = None,
     score_threshold: float = 0.5,
 ) -> str:
     """The page, as HTML.
@@ -199,7 +199,7 @@ def _pair(score: ImageScore, evaluated: _Evaluated, coco: COCO, dataset: CocoDat
 
 
 def _attention(
-    evaluated: _Evaluated, coco: COCO, dataset: CocoDataset, detector: Detector
+    evaluated: _Evaluated, coco: COCO, dataset: CocoDataset, detector: BaseDetector
 ) -> list[_Picture]:
     """Every head of every layer from the centre of the surest detection, on a best and a worst."""
     pictures = []

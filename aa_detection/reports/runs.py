@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..checkpoints import read_about, read_checkpoint
 from ..config import ConfigError
 from ..evaluation.coco_ap import METRICS
 
@@ -56,13 +57,13 @@ class TrainedRun:
 
 
 def read_run(folder: str | os.PathLike[str]) -> TrainedRun:
-    """Read an output directory.
+    """Read an output directory; the config is that of ``config.yaml``, or of ``model_final.pth``.
 
     Raises:
         ConfigError: it is none, or the run was not evaluated.
     """
     folder = Path(folder)
-    config = _read_config(folder / "config.yaml")
+    config = _read_config(folder)
     dataset = str(config["DATASETS"]["TEST"][0])
     candidates = [
         folder / "inference" / "coco_instances_results.json",
@@ -84,9 +85,13 @@ def read_run(folder: str | os.PathLike[str]) -> TrainedRun:
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
+    path, weights = folder / "config.yaml", folder / "model_final.pth"
+    about = None
+    if weights.is_file() and not path.exists():
+        about = read_about(read_checkpoint(str(weights)))
     try:
-        config = yaml.safe_load(path.read_bytes())
+        config = yaml.safe_load(about.config if about is not None else path.read_bytes())
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}: expected the output directory of a run"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 # Apart from each other and from most backgrounds; white text can be read on each.
@@ -49,6 +50,22 @@ def draw_boxes(
         if "score" in record:
             text += f" {record['score']:.2f}"
         _draw_label(draw, canvas.size, text, box, colours[record["category_id"]], taken, label_size)
+
+
+def annotate(
+    image: np.ndarray, records: Sequence[Mapping[str, Any]], names: Mapping[int, str]
+) -> np.ndarray:
+    """A copy of a picture with its detections drawn, in lines that suit its size.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, BGR.
+        records, names: as for :func:`draw_boxes`.
+    """
+    picture = Image.fromarray(image[:, :, ::-1])
+    side = min(picture.size)
+    line, label_size = max(2, side // 240), max(12, side // 36)
+    draw_boxes(picture, records, names, line=line, label_size=label_size)
+    return np.asarray(picture)[:, :, ::-1]
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

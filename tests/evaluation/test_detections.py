@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from aa_detection.evaluation import Detections
-from aa_detection.inference import Detector
+from aa_detection.inference import BaseDetector
 
 
 def some():
@@ -39,7 +39,7 @@ def test_coco_format_leaves_the_boxes_alone():
     assert found.to_coco(7, [10, 20, 30]) == records
 
 
-class Batches(Detector):
+class Batches(BaseDetector):
     """Finds in every picture a box of its size; remembers the batches."""
 
     def __init__(self):

@@ -12,13 +12,13 @@ from pycocotools.coco import COCO
 from torch import nn
 
 from aa_detection.evaluation import Detections
-from aa_detection.inference import Detector
+from aa_detection.inference import BaseDetector
 from aa_detection.inference import predictions as module
 from aa_detection.inference.predictions import Predictions, annotate, predict
 from aa_detection.inference.sources import Source, find_sources
 
 
-class Bright(Detector):
+class Bright(BaseDetector):
     """One detection: the bounding box of the bright pixels; class 1."""
 
     def __init__(self, stop_after=None):

@@ -8,7 +8,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from ...atomic_file import atomic_write
-from ...checkpoints import load_checkpoint, read_checkpoint
+from ...checkpoints import About, load_checkpoint, read_checkpoint
 from ...training.guard import check_weights
 
 
@@ -20,6 +20,7 @@ class AACheckpointer(DetectionCheckpointer):
     Args:
         allow_pickle: read ``.pkl`` files, of which arrays only are accepted.
         allow_partial: load less than half of the backbone's parameters.
+        about: what its files say about themselves.
     """
 
     def __init__(
@@ -29,21 +30,24 @@ class AACheckpointer(DetectionCheckpointer):
         *,
         allow_pickle: bool = False,
         allow_partial: bool = False,
+        about: About | None = None,
         **how: Any,
     ) -> None:
         super().__init__(model, save_dir, **how)
         self.allow_pickle = allow_pickle
         self.allow_partial = allow_partial
+        self.about = about
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
             return
         check_weights(self.model, kwargs.get("iteration"), self.get_checkpoint_file() or None)
         states = {key: each.state_dict() for key, each in self.checkpointables.items()}
+        about = self.about.entry() if self.about is not None else {}
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         with atomic_write(path) as file:
-            torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
+            torch.save({"model": self.model.state_dict(), **states, **kwargs, **about}, file)
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

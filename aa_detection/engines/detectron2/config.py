@@ -8,6 +8,7 @@ from detectron2.config import CfgNode, defaults, get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from fvcore.common.registry import Registry
 
+from ...checkpoints import merge_config
 from ...config import (
     ConfigError,
     add_attention_keys,
@@ -18,7 +19,6 @@ from ...config import (
     check_values,
     coco_files,
     merge_overrides,
-    merge_yaml,
 )
 from ...data import register_coco_dataset
 
@@ -45,12 +45,12 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     there is no CUDA device.
 
     Raises:
-        ConfigError: see :func:`aa_detection.config.merge_yaml`.
+        ConfigError: see :func:`aa_detection.checkpoints.merge_config`.
         DatasetError: a dataset's name already stands for other files.
     """
     cfg = get_cfg()
     add_aa_config(cfg)
-    merge_yaml(cfg, config_file)
+    merge_config(cfg, config_file)
     merge_overrides(cfg, overrides)
     _check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     _check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)

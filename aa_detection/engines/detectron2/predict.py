@@ -1,5 +1,6 @@
 """A trained detector as a function from pictures to detections."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,36 @@ from detectron2.data import transforms as T
 from torch import nn
 
 from ...evaluation import Detections
-from ...inference import Detector
-from .weights import load_model
+from ...inference.categories import find_categories
+from ..detector import Detector
+from .weights import load_trained
 
 
-def load_detector(cfg: CfgNode, *, allow_pickle: bool = False, bfloat16: bool = False) -> Detector:
+def load_detector(
+    cfg: CfgNode,
+    *,
+    allow_pickle: bool = False,
+    bfloat16: bool = False,
+    class_names: str | None = None,
+) -> Detector:
     """See :meth:`aa_detection.engines.Engine.load_detector`."""
-    model = load_model(cfg, allow_pickle=allow_pickle)
-    return Detectron2Detector(cfg, model, bfloat16=bfloat16)
+    model, checkpoint = load_trained(cfg, allow_pickle=allow_pickle)
+    categories = find_categories(cfg, class_names, checkpoint)
+    return Detectron2Detector(cfg, model, categories, bfloat16=bfloat16)
 
 
 class Detectron2Detector(Detector):
     """A detector of detectron2's; what it finds is what :func:`.train.run` evaluates."""
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, *, bfloat16: bool = False) -> None:
-        super().__init__(model, bfloat16=bfloat16)
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        categories: Mapping[int, str] | None = None,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        super().__init__(model, categories, bfloat16=bfloat16)
         self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         self.format = cfg.INPUT.FORMAT
 

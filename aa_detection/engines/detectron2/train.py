@@ -67,7 +67,8 @@ def _worker(plan: Plan) -> dict[str, Any]:
     cfg = plan.cfg
     if distributed.is_initialized():
         comm.create_local_process_group(plan.processes.per_machine)
-    with session(plan, f"detectron2 {detectron2.__version__}", _start_log) as stop:
+    engine = f"detectron2 {detectron2.__version__}"
+    with session(plan, engine, _start_log) as stop:
         default_setup(cfg, None)
         for dataset in (*plan.train, *plan.test):
             if dataset.name not in DatasetCatalog:  # here: a spawned process has its own
@@ -81,7 +82,7 @@ def _worker(plan: Plan) -> dict[str, Any]:
             if plan.checkpoint is not None:
                 AACheckpointer(model, cfg.OUTPUT_DIR).load(plan.checkpoint, checkpointables=[])
             return AATrainer.test(cfg, model)
-        trainer = AATrainer(cfg, stop)
+        trainer = AATrainer(cfg, stop, plan.about(engine))
         plan.load_weights(trainer.checkpointer.model)
         if plan.checkpoint is not None:
             trainer.resume_or_load(resume=True)

@@ -27,8 +27,9 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ...atomic_file import UNFINISHED
+from ...checkpoints import About
 from ...data import complete_annotations
-from ...inference import Detector
+from ...inference import BaseDetector
 from ...inference.samples import sample_pictures
 from ...training.batches import TrainingBatches
 from ...training.files import cut_metrics
@@ -88,11 +89,14 @@ class AATrainer(DefaultTrainer):
 
     Args:
         stop: signals to end at, between steps and between an evaluation's images.
+        about: what the checkpoints say about themselves.
     """
 
     _hooks: list[hooks.HookBase]
 
-    def __init__(self, cfg: CfgNode, stop: StopSignals | None = None) -> None:
+    def __init__(
+        self, cfg: CfgNode, stop: StopSignals | None = None, about: About | None = None
+    ) -> None:
         # in place of DefaultTrainer's, whose model in several processes must be on GPUs and whose
         # checkpointer is detectron2's
         TrainerBase.__init__(self)
@@ -105,7 +109,9 @@ class AATrainer(DefaultTrainer):
         trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
         self._trainer = trainer(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = AACheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = AACheckpointer(
+            model, cfg.OUTPUT_DIR, about=about, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -258,7 +264,7 @@ def _results_folder(cfg: CfgNode, dataset_name: str) -> str:
     return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder
 
 
-def _show_samples(cfg: CfgNode, dataset_name: str, detector: Detector) -> None:
+def _show_samples(cfg: CfgNode, dataset_name: str, detector: BaseDetector) -> None:
     """Put :func:`aa_detection.inference.samples.sample_pictures` on TensorBoard."""
     dataset = coco_dataset(dataset_name)
     results = os.path.join(_results_folder(cfg, dataset_name), "coco_instances_results.json")

@@ -5,9 +5,14 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ...checkpoints import build_trained
+from ...checkpoints import Checkpoint, build_trained
+
+
+def load_trained(cfg: CfgNode, *, allow_pickle: bool = False) -> tuple[nn.Module, Checkpoint]:
+    """See :func:`aa_detection.checkpoints.build_trained`."""
+    return build_trained(cfg, build_model, allow_pickle=allow_pickle, paths=PathManager)
 
 
 def load_model(cfg: CfgNode, *, allow_pickle: bool = False) -> nn.Module:
     """See :meth:`aa_detection.engines.Engine.load_model`."""
-    return build_trained(cfg, build_model, allow_pickle=allow_pickle, paths=PathManager)
+    return load_trained(cfg, allow_pickle=allow_pickle)[0]

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 
+from ...checkpoints import merge_config
 from ...config import (
     ConfigError,
     add_attention_keys,
@@ -16,7 +17,6 @@ from ...config import (
     check_values,
     coco_files,
     merge_overrides,
-    merge_yaml,
 )
 from ...config.detectron2_keys import (
     KEYS,
@@ -45,7 +45,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     add_dataset_keys(cfg)
     for name in NOT_OF_A_RETINANET:
         cfg.MODEL[name] = CfgNode(new_allowed=True)
-    merge_yaml(cfg, config_file)
+    merge_config(cfg, config_file)
     for key in overrides[::2]:  # whoever sets one now expects something of it
         if key.startswith(tuple(f"MODEL.{name}." for name in NOT_OF_A_RETINANET)):
             raise _needs_detectron2(f"the command line: {key}")

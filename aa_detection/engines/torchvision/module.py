@@ -22,6 +22,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
 from ...atomic_file import atomic_write
+from ...checkpoints import About
 from ...data import CocoDataset, open_coco
 from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
@@ -48,6 +49,7 @@ class DetectionModule(LightningModule):
         loaded_iteration: how many were when they were loaded.
         results: metrics of the last evaluation by dataset name.
         evaluated_at: the iteration it was made at, or -1.
+        about: what the checkpoints say about themselves.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class DetectionModule(LightningModule):
         self.model = build_model(cfg)
         self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
+        self.about: About | None = None
 
     def setup(self, stage: str) -> None:
         self.seed = self.trainer.strategy.broadcast(self.seed)  # each process drew its own
@@ -131,6 +134,8 @@ class DetectionModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seed"] = self.seed
+        if self.about is not None:
+            checkpoint.update(self.about.entry())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint["seed"]

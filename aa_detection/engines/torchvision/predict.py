@@ -1,5 +1,7 @@
 """A trained detector as a function from pictures to detections."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from fvcore.common.config import CfgNode
 from PIL import Image
@@ -8,22 +10,37 @@ from torchvision.models.detection import RetinaNet
 from torchvision.transforms.v2 import functional as F
 
 from ...evaluation import Detections
-from ...inference import Detector
+from ...inference.categories import find_categories
+from ..detector import Detector
 from .data import in_picture, shortest_edge
-from .weights import load_model
+from .weights import load_trained
 
 
-def load_detector(cfg: CfgNode, *, allow_pickle: bool = False, bfloat16: bool = False) -> Detector:
+def load_detector(
+    cfg: CfgNode,
+    *,
+    allow_pickle: bool = False,
+    bfloat16: bool = False,
+    class_names: str | None = None,
+) -> Detector:
     """See :meth:`aa_detection.engines.Engine.load_detector`."""
-    model = load_model(cfg, allow_pickle=allow_pickle)
-    return TorchvisionDetector(cfg, model, bfloat16=bfloat16)
+    model, checkpoint = load_trained(cfg, allow_pickle=allow_pickle)
+    categories = find_categories(cfg, class_names, checkpoint)
+    return TorchvisionDetector(cfg, model, categories, bfloat16=bfloat16)
 
 
 class TorchvisionDetector(Detector):
     """A detector of torchvision's; what it finds is what :func:`.train.run` evaluates."""
 
-    def __init__(self, cfg: CfgNode, model: RetinaNet, *, bfloat16: bool = False) -> None:
-        super().__init__(model, bfloat16=bfloat16)
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: RetinaNet,
+        categories: Mapping[int, str] | None = None,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        super().__init__(model, categories, bfloat16=bfloat16)
         self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         self.format = cfg.INPUT.FORMAT
 

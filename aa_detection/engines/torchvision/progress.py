@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed
 
 from ...data import CocoDataset
-from ...inference import Detector
+from ...inference import BaseDetector
 from ...inference.samples import sample_pictures
 
 PERIOD = 20  # iterations between two lines, and what the numbers in them are medians or means of
@@ -126,7 +126,7 @@ def show_samples(
     loggers: list[Logger],
     dataset: CocoDataset,
     detections: list[dict[str, Any]],
-    detector: Detector,
+    detector: BaseDetector,
     step: int,
 ) -> None:
     """Put :func:`aa_detection.inference.samples.sample_pictures` on TensorBoard."""

@@ -58,13 +58,15 @@ def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # 
 def _worker(plan: Plan) -> dict[str, Any]:
     cfg, eval_only = plan.cfg, plan.options.eval_only
     rank_zero_only.rank = 0 if is_first_process() else 1  # Lightning's own comes with the Trainer
-    with session(plan, f"torchvision {torchvision.__version__}", _start_log) as stop:
+    engine = f"torchvision {torchvision.__version__}"
+    with session(plan, engine, _start_log) as stop:
         if is_first_process():
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
                 file.write(cfg.dump())
         seed = cfg.SEED if cfg.SEED >= 0 else int.from_bytes(os.urandom(3), "little")
         seed = seed_everything(seed, workers=True, verbose=False)
         module = DetectionModule(cfg, plan.train, plan.test, seed, StepGuard(stop, plan.resumable))
+        module.about = plan.about(engine)
         plan.load_weights(module.model)
         if eval_only and plan.weights is not None:
             module.loaded_iteration = plan.weights.iteration
@@ -164,6 +166,7 @@ def scale_workers(cfg: CfgNode, world_size: int) -> None:
 def _save_final(cfg: CfgNode, module: DetectionModule) -> None:
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     content = {"model": to_detectron2(module.model), "iteration": cfg.SOLVER.MAX_ITER - 1}
+    content |= module.about.entry() if module.about is not None else {}
     with atomic_write(path) as file:
         torch.save(content, file)
     _log.info("saved %s", path)

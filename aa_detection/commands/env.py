@@ -1,0 +1,21 @@
+"""Versions, devices, engines and backends of this machine, for a bug report."""
+
+import argparse
+
+from ..engines.environment import describe_environment
+from .ending import run_command
+
+
+def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    return parser.parse_args(argv)
+
+
+def run() -> None:
+    print(describe_environment())
+
+
+def main(argv: list[str] | None = None, prog: str = "env.py") -> int:
+    """Run the command line; the exit status is :func:`run_command`'s."""
+    parse_args(argv, prog)
+    return run_command(prog, run)

@@ -1,0 +1,58 @@
+"""A trained detector from a run's folder or a checkpoint, on either engine."""
+
+import os
+
+from ..checkpoints import read_about, read_checkpoint
+from ..config import ConfigError
+from ..inference import BaseDetector
+from . import load_engine
+
+
+class Detector(BaseDetector):
+    """A trained detector: :meth:`load` it, then ``predict`` and look at its ``attention``.
+
+    See :class:`aa_detection.inference.BaseDetector` for what it does with pictures.
+    """
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], *, engine: str = "auto", device: str | None = None
+    ) -> "Detector":
+        """The detector of a run.
+
+        Args:
+            path: a run's folder, or a checkpoint that carries its config, as both engines write
+                them.
+            engine: "detectron2", "torchvision", or "auto": detectron2 where it is installed, else
+                torchvision. Each loads what the other trained.
+            device: such as "cpu" or "cuda"; default, the run's. Without a GPU it is the CPU.
+
+        Raises:
+            ConfigError: there is no run or no such file, it cannot be read, or the engine cannot
+                build its network; one line.
+        """
+        config, overrides = _config_of(os.fspath(path))
+        if device is not None:
+            overrides = [*overrides, "MODEL.DEVICE", device]
+        loaded = load_engine(engine)
+        return loaded.load_detector(loaded.load_config(config, overrides))
+
+
+def _config_of(path: str) -> tuple[str, list[str]]:
+    """What ``load_config`` takes."""
+    if not os.path.exists(path):
+        raise ConfigError(f"{path}: no such file or folder; expected a run's, or a checkpoint")
+    if not os.path.isdir(path):
+        return path, []
+    weights = os.path.join(path, "model_final.pth")
+    if not os.path.isfile(weights):
+        raise ConfigError(f"{path}: not the folder of a finished run: it has no model_final.pth")
+    # a later evaluation may have left its own config.yaml there
+    if read_about(read_checkpoint(weights)) is not None:
+        return weights, []
+    config = os.path.join(path, "config.yaml")
+    if not os.path.isfile(config):
+        raise ConfigError(
+            f"{path}: its model_final.pth carries no config, and there is no config.yaml beside it"
+        )
+    return config, ["MODEL.WEIGHTS", weights]

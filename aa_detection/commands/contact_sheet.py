@@ -9,6 +9,7 @@ Each image twice: what is there at the left, what was found at the right.
 import argparse
 
 from ..data import get_coco_dataset
+from ..overwriting import refuse_overwriting
 from ..visualization.contact_sheet import write_contact_sheet
 from .ending import run_command
 
@@ -48,6 +49,14 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     dataset = get_coco_dataset(args.dataset)
+    refuse_overwriting(
+        [
+            ("--detections", args.detections),
+            (f"the annotations of {args.dataset}", dataset.annotation_file),
+            (f"the images of {args.dataset}", dataset.image_root),
+        ],
+        [("--output", args.output)],
+    )
     path = write_contact_sheet(
         args.output,
         dataset.annotation_file,

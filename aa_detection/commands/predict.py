@@ -4,6 +4,7 @@ Writes annotated copies and detections.json, a dataset in COCO's format with sco
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..engines import load_engine
 from ..inference.categories import find_categories
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
+from ..overwriting import refuse_overwriting
 from .arguments import ENGINE_OPTION, OVERRIDES
 from .ending import run_command
 
@@ -71,6 +73,20 @@ def run(args: argparse.Namespace, prog: str) -> int:
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, args.opts)
     predictions = Predictions(find_categories(cfg, args.class_names))
+    # the copies have the names of their originals; a folder's links lead to others outside of it
+    links = [("--input", source.name) for source in sources if os.path.islink(source.name)]
+    refuse_overwriting(
+        [*(("--input", word) for word in args.input), *links], [("--output", args.output)]
+    )
+    copies = (source.output for source in sources)
+    refuse_overwriting(
+        [
+            ("--config-file", args.config_file),
+            ("--class-names", args.class_names),
+            ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS),
+        ],
+        [("--output", Path(args.output) / name) for name in ("detections.json", *copies)],
+    )
     detector = engine.load_detector(cfg, bfloat16=args.bfloat16)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)

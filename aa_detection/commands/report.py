@@ -16,6 +16,7 @@ from ..config import ConfigError, coco_files
 from ..data import CocoDataset, DatasetError, get_coco_dataset, register_coco_dataset
 from ..engines import load_engine
 from ..inference import Detector
+from ..overwriting import refuse_overwriting
 from ..reports.runs import TrainedRun, read_run
 from .arguments import ENGINE_OPTION
 from .ending import run_command
@@ -55,13 +56,22 @@ def write_report(args: argparse.Namespace) -> None:
         ) from None
     runs = name_apart([read_run(folder) for folder in args.runs])
     dataset = _dataset(args, runs)
+    path = Path(args.output) if args.output else runs[0].folder / "report.html"
+    kept = ("config.yaml", "metrics.json", "log.txt", "model_final.pth", "checkpoints", "inference")
+    refuse_overwriting(
+        [
+            *(("the run's file", run.folder / name) for run in runs for name in kept),
+            (f"the annotations of {dataset.name}", dataset.annotation_file),
+            (f"the images of {dataset.name}", dataset.image_root),
+        ],
+        [("--output", path)],
+    )
     detectors = {}
     if not args.no_attention:
         for run in runs:
             if run.augmented:
                 detectors[run.name] = _load_detector(run, args.engine)
     page = report_page(runs, dataset, detectors=detectors, score_threshold=args.score_threshold)
-    path = Path(args.output) if args.output else runs[0].folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write(page)

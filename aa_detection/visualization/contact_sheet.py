@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
+from ..atomic_file import atomic_write
 from ..data import DatasetError, read_image
 from .boxes import draw_boxes, font
 
@@ -74,7 +75,8 @@ def write_contact_sheet(
         sheet.paste(pair.picture, (column * step_x + _GAP, row * step_y + _GAP))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG", optimize=True)
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG", optimize=True)
     return path
 
 

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace, prog: str) -> int:
             ("--class-names", args.class_names),
             ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS),
         ],
-        [("--output", Path(args.output) / name) for name in ("detections.json", *copies)],
+        [("--output", Path(args.output) / name) for name in (Path("detections.json"), *copies)],
     )
     detector = engine.load_detector(cfg, bfloat16=args.bfloat16)
     folder = Path(args.output)

@@ -61,6 +61,11 @@ class Processes:
     started: bool = False
 
     @property
+    def is_first(self) -> bool:
+        """Whether this process starts the run, before any process group is joined."""
+        return self.machine == 0 and not (self.started and os.environ["RANK"] != "0")
+
+    @property
     def total(self) -> int:
         """On all machines."""
         return self.per_machine * self.machines

@@ -30,12 +30,11 @@ import yaml
 
 from ..atomic_file import atomic_write
 from ..config import ConfigError, read_settings
+from ..training.files import ELSEWHERE
 from ..training.interrupt import Interrupted
 
 # how Python is told to train; the same in a checkout and where the package is installed
 TRAIN = ("-m", "aa_detection", "train")
-# Of the settings: where a run is made and what it writes, not what it learns.
-_ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD")
 _PACKAGES = ("aa_detection", "torch", "torchvision", "lightning", "detectron2", "numpy")
 
 
@@ -226,7 +225,7 @@ class Runs:
 
     def _identity(self, run: Run) -> dict[str, Any]:
         settings = read_settings(str(run.config_file), run.overrides)
-        settings = {key: value for key, value in settings.items() if key not in _ELSEWHERE}
+        settings = {key: value for key, value in settings.items() if key not in ELSEWHERE}
         identity = {**run.labels, "engine": self.engine, "settings": settings}
         return json.loads(json.dumps(identity))  # tuples are lists in the record
 

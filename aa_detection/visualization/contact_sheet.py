@@ -1,6 +1,5 @@
 """Ground truth beside predictions for a handful of images, in one picture."""
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from PIL import Image, ImageDraw
 
 from ..atomic_file import atomic_write
 from ..data import DatasetError, read_image
+from ..data.annotations import load_json
+from ..data.images import image_file
 from .boxes import draw_boxes, font
 
 _CELL = 300  # pixels a side, for one image with its boxes
@@ -124,7 +125,7 @@ def draw_pairs(
 
     pairs = []
     for image_id in _choose_images(sorted(images), truths, max_images):
-        file = Path(image_root) / images[image_id]["file_name"]
+        file = image_file(image_root, images[image_id]["file_name"], image_id)
         truth, predicted = truths[image_id], found[image_id]
         titles = (
             f"image {image_id} · ground truth: {len(truth)}",
@@ -210,7 +211,7 @@ def _read_detections(
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        return json.loads(Path(path).read_bytes())
+        return load_json(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

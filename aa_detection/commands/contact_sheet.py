@@ -11,6 +11,7 @@ import argparse
 from ..data import get_coco_dataset
 from ..overwriting import refuse_overwriting
 from ..visualization.contact_sheet import write_contact_sheet
+from .arguments import path_word, share
 from .ending import run_command
 
 
@@ -24,10 +25,12 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--detections", required=True, metavar="FILE", help="coco_instances_results.json of a run"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the PNG file to write")
+    parser.add_argument(
+        "--output", required=True, type=path_word, metavar="FILE", help="the PNG file to write"
+    )
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="of the detections that are shown, from 0 to 1 (default: 0.5)",

@@ -15,7 +15,7 @@ from ..inference.categories import find_categories
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
 from ..overwriting import refuse_overwriting
-from .arguments import ENGINE_OPTION, OVERRIDES
+from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
 from .ending import run_command
 
 
@@ -29,6 +29,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         "--input",
         required=True,
         nargs="+",
+        type=path_word,
         metavar="PATH",
         help="images, folders, videos, or the number of a webcam, which Ctrl-C ends",
     )
@@ -38,13 +39,14 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--output",
+        type=path_word,
         default="output/predictions",
         metavar="FOLDER",
         help="of the copies and detections.json (default: output/predictions)",
     )
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="detections below are left out, from 0 to 1 (default: 0.5)",

@@ -18,13 +18,15 @@ from ..engines import load_engine
 from ..inference import Detector
 from ..overwriting import refuse_overwriting
 from ..reports.runs import TrainedRun, read_run
-from .arguments import ENGINE_OPTION
+from .arguments import ENGINE_OPTION, path_word, share
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="the first is the baseline")
+    parser.add_argument(
+        "runs", nargs="+", type=path_word, metavar="OUTPUT_DIR", help="the first is the baseline"
+    )
     parser.add_argument(
         "--output", metavar="FILE", help="the page; default: report.html in the first OUTPUT_DIR"
     )
@@ -32,7 +34,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--val-images", metavar="FOLDER", help="of its images")
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="of the detections that are shown, from 0 to 1 (default: 0.5)",

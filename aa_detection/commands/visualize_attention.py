@@ -19,7 +19,7 @@ from ..overwriting import refuse_overwriting
 from ..visualization.attention_figure import attention_figure
 from ..visualization.attention_maps import NoAttentionError
 from ..visualization.attention_page import attention_page
-from .arguments import ENGINE_OPTION, OVERRIDES
+from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
 from .ending import run_command
 
 
@@ -29,7 +29,9 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", required=True, metavar="IMAGE", help="the picture")
+    parser.add_argument(
+        "--input", required=True, type=path_word, metavar="IMAGE", help="the picture"
+    )
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="such as a run's config.yaml"
     )
@@ -45,7 +47,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="of the detections to ask about, from 0 to 1 (default: 0.5)",
@@ -55,6 +57,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
+        type=path_word,
         default="output/attention",
         metavar="FOLDER",
         help="where the files go (default: output/attention)",

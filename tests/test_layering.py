@@ -16,7 +16,7 @@ LAYERS = (
     ("layers",),
     ("models",),
     ("config", "data"),
-    ("evaluation", "export", "training"),
+    ("evaluation", "export", "overwriting", "training"),
     ("comparison",),
     ("checkpoints",),
     ("visualization",),

@@ -1,6 +1,7 @@
 """Arguments that several commands have, with one meaning."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,24 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
         raise argparse.ArgumentTypeError(f"expected HxW in pixels, got {text!r}")
     return int(height), int(width)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1, the `type` of an option."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:  # nor is NaN
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
+    return number
+
+
+def path_word(text: str) -> str:
+    """A path that is not empty, which would stand for the current folder; an option's `type`."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, got an empty word")
+    return text
 
 
 # arguments of ``add_argument``

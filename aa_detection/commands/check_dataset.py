@@ -21,7 +21,7 @@ from ..data import (
     register_coco_dataset,
 )
 from ..engines import load_engine
-from .arguments import ENGINE_OPTION, OVERRIDES
+from .arguments import ENGINE_OPTION, OVERRIDES, path_word
 from .ending import run_command
 
 
@@ -32,8 +32,12 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for split in ("train", "val"):
-        parser.add_argument(f"--{split}-json", metavar="FILE", help="COCO-format annotations")
-        parser.add_argument(f"--{split}-images", metavar="FOLDER", help="of their images")
+        parser.add_argument(
+            f"--{split}-json", type=path_word, metavar="FILE", help="COCO-format annotations"
+        )
+        parser.add_argument(
+            f"--{split}-images", type=path_word, metavar="FOLDER", help="of their images"
+        )
     parser.add_argument(
         "--config-file",
         metavar="FILE",

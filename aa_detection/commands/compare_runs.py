@@ -16,11 +16,13 @@ import tempfile
 from pathlib import Path
 
 from ..comparison import PUBLISHED, Comparison, compare
-from ..comparison.plots import write_comparison_plots
+from ..comparison.plots import PLOTS, write_comparison_plots
 from ..data import DatasetError
+from ..overwriting import refuse_overwriting
 from .ending import run_command
 
 SEPARATOR = "vs"
+JSON, MARKDOWN = "comparison.json", "comparison.md"
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
@@ -81,8 +83,8 @@ def write(comparison: Comparison, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".comparison.", dir=folder) as unfinished:
         written = Path(unfinished)
-        (written / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
-        (written / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
+        (written / JSON).write_text(comparison.to_json(), encoding="utf-8")
+        (written / MARKDOWN).write_text(comparison.to_markdown(), encoding="utf-8")
         try:
             write_comparison_plots(comparison, written)
         except ImportError:
@@ -93,6 +95,13 @@ def write(comparison: Comparison, folder: Path) -> None:
 
 def run(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    refuse_overwriting(
+        [
+            *(("result file", path) for path in (*args.a, *args.b)),
+            ("--annotations", args.annotations),
+        ],
+        [("--output", args.output / name) for name in (JSON, MARKDOWN, *PLOTS)],
+    )
     _check_writable(args.output)
     comparison = compare(
         args.annotations,

@@ -9,7 +9,9 @@ Each image twice: what is there at the left, what was found at the right.
 import argparse
 
 from ..data import get_coco_dataset
+from ..overwriting import refuse_overwriting
 from ..visualization.contact_sheet import write_contact_sheet
+from .arguments import path_word, share
 from .ending import run_command
 
 
@@ -23,10 +25,12 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument(
         "--detections", required=True, metavar="FILE", help="coco_instances_results.json of a run"
     )
-    parser.add_argument("--output", required=True, metavar="FILE", help="the PNG file to write")
+    parser.add_argument(
+        "--output", required=True, type=path_word, metavar="FILE", help="the PNG file to write"
+    )
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="of the detections that are shown, from 0 to 1 (default: 0.5)",
@@ -48,6 +52,14 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     dataset = get_coco_dataset(args.dataset)
+    refuse_overwriting(
+        [
+            ("--detections", args.detections),
+            (f"the annotations of {args.dataset}", dataset.annotation_file),
+            (f"the images of {args.dataset}", dataset.image_root),
+        ],
+        [("--output", args.output)],
+    )
     path = write_contact_sheet(
         args.output,
         dataset.annotation_file,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.conversion import convert_voc, convert_yolo
+from ..overwriting import refuse_overwriting
 from .ending import run_command
 
 
@@ -74,6 +75,11 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def run(format: str, **options: Any) -> None:
+    read = ("images", "annotations", "image_set", "names")
+    refuse_overwriting(
+        [(f"--{option.replace('_', '-')}", options.get(option)) for option in read],
+        [("--output", options["output"])],
+    )
     report = convert_voc(**options) if format == "voc" else convert_yolo(**options)
     summary = report.summary
     assert summary is not None  # or it would have been refused

@@ -8,11 +8,10 @@ of either engine, as .pth, .ckpt, .safetensors or .pkl. Writes the weights alone
 """
 
 import argparse
-import os
 
 from ..checkpoints import convert, read_checkpoint, write_weights
 from ..checkpoints.converting import LAYOUTS
-from ..config import ConfigError
+from ..overwriting import refuse_overwriting
 from .ending import run_command
 
 
@@ -40,8 +39,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    if os.path.realpath(args.input) == os.path.realpath(args.output):
-        raise ConfigError(f"{args.output}: OUTPUT must be another file than INPUT")
+    refuse_overwriting([("INPUT", args.input)], [("OUTPUT", args.output)])
     checkpoint = read_checkpoint(args.input, allow_pickle=args.allow_pickle)
     weights, about = convert(checkpoint, args.to)
     write_weights(args.output, weights, about)

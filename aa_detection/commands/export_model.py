@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..engines import load_engine
 from ..export import FORMATS, DisagreementError, check_target, export_backbone
+from ..overwriting import refuse_overwriting
 from ..training.failures import RunError
 from .arguments import ENGINE_OPTION, OVERRIDES
 from .ending import run_command
@@ -46,6 +47,10 @@ def run(args: argparse.Namespace) -> None:
     check_target(args.output, args.format)
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, [*args.opts, "MODEL.DEVICE", "cpu"])
+    refuse_overwriting(
+        [("--config-file", args.config_file), ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS)],
+        [("--output", args.output)],
+    )
     try:
         export_backbone(
             engine.load_model(cfg).get_submodule("backbone"),

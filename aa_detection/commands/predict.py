@@ -4,6 +4,7 @@ Writes annotated copies and detections.json, a dataset in COCO's format with sco
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from tqdm import tqdm
 from ..engines import load_engine
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
-from .arguments import ENGINE_OPTION, OVERRIDES
+from ..overwriting import refuse_overwriting
+from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
 from .ending import run_command
 
 
@@ -26,6 +28,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         "--input",
         required=True,
         nargs="+",
+        type=path_word,
         metavar="PATH",
         help="images, folders, videos, or the number of a webcam, which Ctrl-C ends",
     )
@@ -38,13 +41,14 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--output",
+        type=path_word,
         default="output/predictions",
         metavar="FOLDER",
         help="of the copies and detections.json (default: output/predictions)",
     )
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="detections below are left out, from 0 to 1 (default: 0.5)",
@@ -72,6 +76,20 @@ def run(args: argparse.Namespace, prog: str) -> int:
     sources = find_sources(args.input)
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, args.opts)
+    # the copies have the names of their originals; a folder's links lead to others outside of it
+    links = [("--input", source.name) for source in sources if os.path.islink(source.name)]
+    refuse_overwriting(
+        [*(("--input", word) for word in args.input), *links], [("--output", args.output)]
+    )
+    copies = (source.output for source in sources)
+    refuse_overwriting(
+        [
+            ("--config-file", args.config_file),
+            ("--class-names", args.class_names),
+            ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS),
+        ],
+        [("--output", Path(args.output) / name) for name in (Path("detections.json"), *copies)],
+    )
     detector = engine.load_detector(cfg, bfloat16=args.bfloat16, class_names=args.class_names)
     predictions = Predictions(detector.categories)
     folder = Path(args.output)

@@ -15,14 +15,17 @@ from ..atomic_file import atomic_write
 from ..config import ConfigError, coco_files
 from ..data import CocoDataset, DatasetError, get_coco_dataset, register_coco_dataset
 from ..engines.detector import Detector
+from ..overwriting import refuse_overwriting
 from ..reports.runs import TrainedRun, read_run
-from .arguments import ENGINE_OPTION
+from .arguments import ENGINE_OPTION, path_word, share
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="the first is the baseline")
+    parser.add_argument(
+        "runs", nargs="+", type=path_word, metavar="OUTPUT_DIR", help="the first is the baseline"
+    )
     parser.add_argument(
         "--output", metavar="FILE", help="the page; default: report.html in the first OUTPUT_DIR"
     )
@@ -30,7 +33,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--val-images", metavar="FOLDER", help="of its images")
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="of the detections that are shown, from 0 to 1 (default: 0.5)",
@@ -54,13 +57,22 @@ def write_report(args: argparse.Namespace) -> None:
         ) from None
     runs = name_apart([read_run(folder) for folder in args.runs])
     dataset = _dataset(args, runs)
+    path = Path(args.output) if args.output else runs[0].folder / "report.html"
+    kept = ("config.yaml", "metrics.json", "log.txt", "model_final.pth", "checkpoints", "inference")
+    refuse_overwriting(
+        [
+            *(("the run's file", run.folder / name) for run in runs for name in kept),
+            (f"the annotations of {dataset.name}", dataset.annotation_file),
+            (f"the images of {dataset.name}", dataset.image_root),
+        ],
+        [("--output", path)],
+    )
     detectors = {}
     if not args.no_attention:
         for run in runs:
             if run.augmented:
                 detectors[run.name] = Detector.load(run.folder, engine=args.engine)
     page = report_page(runs, dataset, detectors=detectors, score_threshold=args.score_threshold)
-    path = Path(args.output) if args.output else runs[0].folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write(page)

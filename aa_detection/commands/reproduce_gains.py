@@ -36,6 +36,7 @@ from ..data.synthetic.context import CONTEXT
 from ..data.synthetic.drawn import DrawnDataset
 from ..data.synthetic.sample import SAMPLE
 from ..engines import Engine, engine_name, load_engine
+from ..overwriting import refuse_overwriting
 from ..studies.runs import TRAIN, Run, Runs
 from ..training.interrupt import Interrupted
 from .arguments import ENGINE_OPTION, add_run_options
@@ -62,6 +63,7 @@ BASELINE = "plain"
 DRAWN_ARMS = ("plain", "aa", "se", "aw")
 OWN_ARMS = ("plain", "aa", "add")
 SPLITS = ("train", "val")
+OWN = ("config_file", *(f"{split}_{part}" for split in SPLITS for part in ("json", "images")))
 
 
 @dataclass(frozen=True)
@@ -231,9 +233,8 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     add_run_options(parser, seeds=SEEDS, work="output/gains")
     args = parser.parse_args(argv)
-    parts = ["config_file", *(f"{split}_{part}" for split in SPLITS for part in ("json", "images"))]
-    missing = [part for part in parts if getattr(args, part) is None]
-    args.own = len(missing) < len(parts)
+    missing = [part for part in OWN if getattr(args, part) is None]
+    args.own = len(missing) < len(OWN)
     if args.own and missing:
         parser.error(f"your own data needs --{missing[0].replace('_', '-')}, too")
     if args.own and args.datasets:
@@ -247,6 +248,10 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 def run(args: argparse.Namespace, prog: str) -> int:
     """0; 1 where a run failed; 130 and 143 where they were interrupted. The table is of what is."""
     engine = engine_name(args.engine)
+    refuse_overwriting(
+        [(f"--{option.replace('_', '-')}", getattr(args, option)) for option in OWN],
+        [("--records", args.records), ("--work", args.work)],
+    )
     runs = Runs(TRAIN, engine, args.records, args.work)
     plans: dict[str, dict[str, list[Run]]]
     if args.own:

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from ..engines import engine_name, load_engine
+from ..overwriting import refuse_overwriting
 from ..studies.starts import Study
 from .arguments import ENGINE_OPTION, OVERRIDES, positive_number
 from .ending import run_command
@@ -59,6 +60,10 @@ def run(args: argparse.Namespace) -> None:
         steps=args.steps,
         work=args.work,
         record=args.record,
+    )
+    refuse_overwriting(
+        [("--config-file", args.config_file), ("MODEL.WEIGHTS", study.plain.MODEL.WEIGHTS)],
+        [("--record", args.record), ("--work", args.work)],
     )
     study.complete(report=lambda line: print(line, flush=True))
     print("\n".join(study.table()))

@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 
 from ..data import register_coco_dataset
 from ..engines import RunOptions, load_engine
-from .arguments import ENGINE_OPTION, OVERRIDES
+from .arguments import ENGINE_OPTION, OVERRIDES, path_word
 from .ending import run_command
 
 
@@ -62,8 +62,12 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         "your own data", "COCO-format annotations and their images, in place of DATASETS"
     )
     for split in ("train", "val"):
-        data.add_argument(f"--{split}-json", metavar="FILE", help="COCO-format annotations")
-        data.add_argument(f"--{split}-images", metavar="FOLDER", help="of their images")
+        data.add_argument(
+            f"--{split}-json", type=path_word, metavar="FILE", help="COCO-format annotations"
+        )
+        data.add_argument(
+            f"--{split}-images", type=path_word, metavar="FOLDER", help="of their images"
+        )
     data.add_argument(
         "--skip-images",
         action="store_true",

@@ -14,10 +14,11 @@ from ..config import ConfigError
 from ..data import read_image
 from ..engines import load_engine
 from ..inference import look
+from ..overwriting import refuse_overwriting
 from ..visualization.attention_figure import attention_figure
 from ..visualization.attention_maps import NoAttentionError
 from ..visualization.attention_page import attention_page
-from .arguments import ENGINE_OPTION, OVERRIDES
+from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
 from .ending import run_command
 
 
@@ -27,7 +28,9 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", required=True, metavar="IMAGE", help="the picture")
+    parser.add_argument(
+        "--input", required=True, type=path_word, metavar="IMAGE", help="the picture"
+    )
     parser.add_argument(
         "--config-file",
         required=True,
@@ -46,7 +49,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=share,
         default=0.5,
         metavar="S",
         help="of the detections to ask about, from 0 to 1 (default: 0.5)",
@@ -56,6 +59,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--output",
+        type=path_word,
         default="output/attention",
         metavar="FOLDER",
         help="where the files go (default: output/attention)",
@@ -88,18 +92,27 @@ def run(args: argparse.Namespace) -> None:
         points = [(width / 2, height / 2)]
         print(f"nothing of a score of {args.score_threshold:g} to ask about: the picture's centre")
 
-    folder = Path(args.output)
+    folder, name = Path(args.output), Path(args.input).stem
+    page_file = folder / f"{name}.html"
+    figure_files = [folder / f"{name}_query_{i}.png" for i in range(1, len(points) + 1)]
+    refuse_overwriting(
+        [
+            ("--input", args.input),
+            ("--config-file", args.config_file),
+            ("--class-names", args.class_names),
+            ("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS),
+        ],
+        [("--output", file) for file in (page_file, *figure_files)],
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    name = Path(args.input).stem
     page = attention_page(image, attention, detections, names, args.query or (), name)
-    with atomic_write(folder / f"{name}.html", "w") as file:
+    with atomic_write(page_file, "w") as file:
         file.write(page)
-    print(f"page: {folder / name}.html ({len(page) / 1e6:.1f} MB)")
-    for i, figure in enumerate(attention_figure(image, attention, points), 1):
-        path = folder / f"{name}_query_{i}.png"
+    print(f"page: {page_file} ({len(page) / 1e6:.1f} MB)")
+    figures = attention_figure(image, attention, points)
+    for path, (x, y), figure in zip(figure_files, points, figures):
         with atomic_write(path) as file:
             figure.save(file, format="PNG", compress_level=1)
-        x, y = points[i - 1]
         print(f"query ({x:.0f}, {y:.0f}): {path}")
 
 

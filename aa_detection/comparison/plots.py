@@ -10,10 +10,11 @@ from .comparison import Comparison, Difference
 
 SHOWN, NOT_SHOWN = "#3b82d6", "#6b7a90"  # intervals without and with zero
 _ROW = 0.22  # inches
+PLOTS = ("metrics.png", "classes.png", "precision_recall.png")
 
 
 def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes ``metrics.png``, ``classes.png`` and ``precision_recall.png`` into `folder`.
+    """Writes the :data:`PLOTS` into `folder`.
 
     Raises:
         ImportError: matplotlib is not installed; it comes with the extra ``plots``.
@@ -24,14 +25,14 @@ def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str
     classes = dict(
         sorted(comparison.per_class.items(), key=lambda item: _last_if_nan(item[1]), reverse=True)
     )
-    figures = {
-        "metrics.png": _differences(Figure, comparison.metrics, comparison.names),
-        "classes.png": _differences(Figure, classes, comparison.names),
-        "precision_recall.png": _precision_recall(Figure, comparison),
-    }
-    for name, figure in figures.items():
+    figures = (
+        _differences(Figure, comparison.metrics, comparison.names),
+        _differences(Figure, classes, comparison.names),
+        _precision_recall(Figure, comparison),
+    )
+    for name, figure in zip(PLOTS, figures):
         figure.savefig(folder / name, dpi=120)
-    return [folder / name for name in figures]
+    return [folder / name for name in PLOTS]
 
 
 def draw_differences(axes: Any, rows: Mapping[str, Difference]) -> None:

@@ -1,6 +1,5 @@
 """Result files: COCO's list of detections, checked and as arrays."""
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from ..data import DatasetError
+from ..data.annotations import load_json
 
 CocoResults = Sequence[Mapping[str, Any]]
 _DATASET = ("images", "categories", "annotations")
@@ -132,8 +132,7 @@ def _problem(detection: Any, images: Mapping[int, int], classes: Mapping[int, in
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        with open(path, "rb") as file:
-            return json.load(file)
+        return load_json(path)
     except OSError as error:
         raise DatasetError(f"result file {path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

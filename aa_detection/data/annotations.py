@@ -27,7 +27,9 @@ def load_json(path: StrPath) -> Any:
     with no_garbage_collection():
         try:
             return orjson.loads(text)
-        except orjson.JSONDecodeError:
+        except orjson.JSONDecodeError as error:
+            if "depth" in str(error):  # the standard library's parser recurses, on the stack
+                raise RecursionError("nested more than 1024 levels deep") from None
             return json.loads(text)
 
 

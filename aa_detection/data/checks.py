@@ -10,6 +10,7 @@ something wrong, so that a check costs little beside reading the JSON.
 
 import math
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -117,6 +118,8 @@ class _Check:
         for key in FIELDS:
             sound[key], self.ids[key] = sound_records(self.report, content[key], key)
         images, categories, annotations = (sound[key] for key in FIELDS)
+        self.names(categories, "categories", "name")
+        self.names(images, "images", "file_name")
         self.categories(num_classes)
         self.images(images)
         self.annotations(annotations, categories)
@@ -125,7 +128,19 @@ class _Check:
         if train:
             self.something_to_learn(annotations)
         self.report.summary = _summary(images, categories, annotations)
-        return images
+        return [image for image in images if _is_line(image["file_name"])]
+
+    def names(self, records: list[Record], key: str, field: str) -> None:
+        """Names are written into tables, logs and files of lines."""
+        wrong = [record for record in records if not _is_line(record[field])]
+        if wrong:
+            first = wrong[0]
+            self.report.add(
+                f"{key}: {field} is not one line of text",
+                f"{self.path}: {key}: {field} of id {first['id']} is {first[field]!r:.60}, "
+                "expected one line of text without control characters",
+                [record["id"] for record in wrong],
+            )
 
     def categories(self, num_classes: tuple[str, int] | None) -> None:
         count = len(self.ids["categories"])
@@ -254,6 +269,14 @@ class _Check:
                 f"{self.path} has no annotation to train on"
                 + (", crowds aside" if annotations else ""),
             )
+
+
+def _is_line(text: str) -> bool:
+    # isprintable() is quick and has no control characters, nor spaces but one
+    return bool(text) and (
+        text.isprintable()
+        or not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+    )
 
 
 def _compare_categories(report: DatasetReport, first: DatasetReport) -> None:

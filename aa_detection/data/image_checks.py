@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from .images import ImageError, check_image_header, read_image
+from .images import ImageError, check_image_header, image_file, read_image
 from .report import DatasetReport, Record
 
 
@@ -18,6 +18,7 @@ def find_images(report: DatasetReport, images: list[Record]) -> list[Record]:
             f"image folder {root} does not exist (images of {report.dataset.annotation_file})",
         )
         return []
+    images = _in_folder(report, images)
     listings: dict[str, set[str]] = {}  # one listing a folder: a stat an image is slow on NFS
     present: list[Record] = []
     missing: list[Record] = []
@@ -34,6 +35,25 @@ def find_images(report: DatasetReport, images: list[Record]) -> list[Record]:
             [image["id"] for image in missing],
         )
     return present
+
+
+def _in_folder(report: DatasetReport, images: list[Record]) -> list[Record]:
+    """Those that name a file in the folder; the others are reported."""
+    inside: list[Record] = []
+    outside: list[tuple[Record, str]] = []
+    for image in images:
+        try:
+            image_file(report.dataset.image_root, image["file_name"], image["id"])
+            inside.append(image)
+        except ImageError as error:
+            outside.append((image, str(error)))
+    if outside:
+        report.add(
+            "images: outside the image folder",
+            f"{outside[0][1]} ({report.dataset.annotation_file})",
+            [image["id"] for image, _ in outside],
+        )
+    return inside
 
 
 def open_images(

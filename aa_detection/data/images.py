@@ -5,9 +5,12 @@ greys keep their upper eight bits, as OpenCV reads them: Pillow's own conversion
 which makes such an image white. And whatever is wrong with a file is one line that names it.
 """
 
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -28,6 +31,28 @@ class ImageError(DatasetError):
     def __init__(self, message: str) -> None:
         name = f"{type(self).__module__}.{type(self).__qualname__}: "
         super().__init__(message.strip().rpartition("\n")[2].removeprefix(name))
+
+
+def image_file(root: StrPath, file_name: str, image_id: object = None) -> Path:
+    """An image's file below the folder of a dataset's images.
+
+    Raises:
+        ImageError: `file_name` is absolute or leaves the folder by "..", and would have any file of
+            the machine read.
+    """
+    path = os.path.normpath(file_name)
+    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+        raise ImageError(
+            f"{_named(file_name, image_id)} is not in the image folder {os.fspath(root)}: expected "
+            "a path below it"
+        )
+    return Path(root, file_name)
+
+
+def is_stream(path: StrPath) -> bool:
+    """Whether it is a pipe, a socket or a device, which may be read from without end."""
+    mode = os.stat(path).st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def read_image(
@@ -83,6 +108,8 @@ def _open(path: StrPath, image_id: object) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if is_stream(path):
+                raise OSError("it is a pipe or a device, expected a file")
             with Image.open(path) as file:
                 yield file
     # Pillow's decoders raise a dozen kinds for broken files, SyntaxError and struct.error too

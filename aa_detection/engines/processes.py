@@ -27,6 +27,7 @@ from torch import distributed
 
 from ..config import ConfigError
 from ..training.failures import RunError
+from ..training.interrupt import stop_signals
 from .options import RunOptions
 
 # while the first process computes AP, or opens a data set, the others wait in a collective
@@ -59,6 +60,11 @@ class Processes:
     machine: int = 0
     url: str = "auto"
     started: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process starts the run, before any process group is joined."""
+        return self.machine == 0 and not (self.started and os.environ["RANK"] != "0")
 
     @property
     def total(self) -> int:
@@ -158,7 +164,8 @@ def print_error(line: str) -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
         time.sleep(2 * _GRACE)
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a terminal that is gone
+        print(line, file=sys.stderr, flush=True)
 
 
 def _start(
@@ -194,7 +201,7 @@ def _start(
 
 @contextlib.contextmanager
 def _forwarded(pids: Sequence[int]) -> Iterator[None]:
-    """SIGINT and SIGTERM are for the processes to act on; this one waits for what they do."""
+    """Signals are for the processes to act on; this one waits for what they do."""
 
     def forward(signum: int, frame: FrameType | None) -> None:
         for pid in pids:
@@ -203,7 +210,7 @@ def _forwarded(pids: Sequence[int]) -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
+        before = {s: signal.signal(s, forward) for s in stop_signals()}
     try:
         yield
     finally:

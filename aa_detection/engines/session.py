@@ -5,9 +5,12 @@ which every process trains or evaluates.
 """
 
 import contextlib
+import glob
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fvcore.common.config import CfgNode
 from iopath.common.file_io import PathManager
@@ -19,11 +22,14 @@ from ..checkpoints import (
     Checkpoint,
     load_checkpoint,
     package_versions,
+    read_checkpoint,
     read_configured,
 )
 from ..checkpoints.about import sha256
+from ..checkpoints.loading import fit_checkpoint
 from ..checkpoints.paths import PATHS
 from ..config import (
+    ConfigError,
     check_evaluation,
     check_shares,
     check_training,
@@ -31,8 +37,9 @@ from ..config import (
     number_of_classes,
 )
 from ..data import CocoDataset, DatasetReport, check_datasets, require_usable
+from ..overwriting import refuse_overwriting
 from ..training.failures import one_line_endings
-from ..training.files import check_output_dir
+from ..training.files import alone_in, check_output_dir, check_unfinished
 from ..training.interrupt import StopSignals
 from .options import RunOptions
 from .processes import Processes, is_first_process
@@ -78,6 +85,21 @@ class Plan:
         config = self.cfg.dump()
         return About(config, self.categories, datasets, engine, package_versions())
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """``OUTPUT_DIR`` for this run alone inside ``with``; for the process that starts it.
+
+        Raises:
+            ConfigError: another run has it, or a finished one of another configuration lies there.
+        """
+        if not self.processes.is_first:
+            yield
+            return
+        with alone_in(self.cfg.OUTPUT_DIR):
+            if not (self.options.resume or self.options.eval_only):
+                check_unfinished(self.cfg)
+            yield
+
     def load_weights(self, model: nn.Module) -> None:
         """Load ``MODEL.WEIGHTS``, if the run starts from any, and log what came of it."""
         if self.weights is None:
@@ -95,6 +117,7 @@ def preflight(
     last_checkpoint: Callable[[str], str | None],
     find_dataset: Callable[[str], CocoDataset | None],
     build_model: Callable[[CfgNode], nn.Module],
+    try_state: Callable[[CfgNode, nn.Module, dict[str, Any]], None],
     paths: PathManager = PATHS,
 ) -> Plan:
     """Check config, weights and data of a run; nothing is written.
@@ -103,6 +126,9 @@ def preflight(
         last_checkpoint: see :class:`Plan`.
         find_dataset: the dataset of a name; None for one that is not in COCO's format.
         build_model: the engine's; makes a model to try the weights on.
+        try_state: the engine's; loads what a checkpoint of its own holds beside the weights into
+            a new optimizer. Raises LookupError or TypeError where it holds something else, and
+            ValueError where it is another optimizer's.
         paths: of :func:`aa_detection.checkpoints.read_checkpoint`.
 
     Raises:
@@ -116,14 +142,17 @@ def preflight(
     else:
         check_training(cfg)
         check_shares(cfg, processes.total)
+    on_cpu = cfg.clone()
+    on_cpu.defrost()
+    on_cpu.MODEL.DEVICE = "cpu"
+    model = build_model(on_cpu)  # or a value that builds none would be found after the first file
     weights = None
-    if cfg.MODEL.WEIGHTS and checkpoint is None:
-        on_cpu = cfg.clone()
-        on_cpu.defrost()
-        on_cpu.MODEL.DEVICE = "cpu"
+    if checkpoint is not None:
+        _check_checkpoint(checkpoint, model, None if options.eval_only else cfg, try_state, paths)
+    elif cfg.MODEL.WEIGHTS:
         weights = read_configured(
             cfg,
-            build_model(on_cpu),
+            model,
             allow_pickle=options.allow_pickle,
             allow_partial=options.allow_partial,
             to_use=options.eval_only,
@@ -133,6 +162,7 @@ def preflight(
         [dataset for dataset in map(find_dataset, names) if dataset is not None]
         for names in (() if options.eval_only else cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
     )
+    _keep_inputs(cfg, train, test, None if options.eval_only else weights)
     reports = check_datasets(
         train,
         test,
@@ -160,6 +190,76 @@ def preflight(
 def _categories(report: DatasetReport) -> dict[int, str]:
     summary = report.summary
     return dict(zip(summary.category_ids, summary.category_names)) if summary else {}
+
+
+def _check_checkpoint(
+    path: str,
+    model: nn.Module,
+    cfg: CfgNode | None,
+    try_state: Callable[[CfgNode, nn.Module, dict[str, Any]], None],
+    paths: PathManager,
+) -> None:
+    """See that a run can go on from a checkpoint of its own.
+
+    Args:
+        cfg: to train by; None to evaluate, for which the weights are enough.
+
+    Raises:
+        ConfigError: it cannot be read, or is of another configuration, engine or program.
+    """
+    anew = "without --resume training starts anew"
+    try:
+        checkpoint = read_checkpoint(path, paths=paths)
+        _, report = fit_checkpoint(model, checkpoint, allow_partial=True)
+    except ConfigError as error:
+        raise ConfigError(f"--resume: {error}; {anew}") from None
+    different = [*report.misfits, *report.fresh, *report.unused, *report.sliced, *report.reindexed]
+    if different:
+        name = different[0]
+        how = "is in one of the two alone"
+        if name in report.misfits:
+            theirs, ours = map(tuple, report.misfits[name])
+            how = f"is {theirs} there and {ours} here"
+        elif name in report.sliced or name in report.reindexed:
+            how = "has another size"
+        raise ConfigError(f"--resume: {path} is of another configuration: {name} {how}; {anew}")
+    if cfg is None:
+        return
+    try:
+        try_state(cfg, model, checkpoint.rest)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"--resume: {path} is no checkpoint that a training of this engine wrote ({error}); "
+            f"{anew}, from its weights with MODEL.WEIGHTS"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(
+            f"--resume: {path} is of another configuration of SOLVER or MODEL: {error}; {anew}"
+        ) from None
+
+
+def _keep_inputs(
+    cfg: CfgNode,
+    train: Sequence[CocoDataset],
+    test: Sequence[CocoDataset],
+    weights: Checkpoint | None,
+) -> None:
+    """Refuse to write a run's files over the data and the weights that it is made of."""
+    names = ("config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_final.pth")
+    writes = [os.path.join(cfg.OUTPUT_DIR, name) for name in (*names, "checkpoints", "inference")]
+    writes += glob.glob(os.path.join(glob.escape(cfg.OUTPUT_DIR), "model_*.pth"))
+    reads = [
+        (f"the {part} of {dataset.name}", path)
+        for dataset in (*train, *test)
+        for part, path in (
+            ("annotations", dataset.annotation_file),
+            ("images", dataset.image_root),
+        )
+    ]
+    refuse_overwriting(
+        [*reads, ("MODEL.WEIGHTS", weights.path if weights else None)],
+        [("OUTPUT_DIR", path) for path in writes],
+    )
 
 
 @contextlib.contextmanager

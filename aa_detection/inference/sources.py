@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from ..data import DatasetError, read_image
+from ..data.images import is_stream
 
 # of a folder's files; its others are left alone
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -95,10 +96,16 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
     for word in inputs:
         path = Path(word)
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGES | _VIDEOS)
+            files = sorted(
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in _IMAGES | _VIDEOS and not (p.exists() and is_stream(p))
+            )
             if not files:
                 raise DatasetError(f"{word}: no images or videos in this folder")
             found += [(os.fspath(p), _kind(p), p.relative_to(path)) for p in files]
+        elif path.exists() and is_stream(path):
+            raise DatasetError(f"{word}: a pipe or a device, expected images or videos")
         elif path.exists():
             found.append((word, _kind(path), Path(path.name)))
         elif word.isdecimal():

@@ -5,7 +5,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from ..comparison.comparison import load_annotations, mean_precision
 from ..comparison.matching import RECALL_THRESHOLDS, match
 from ..comparison.results import read_results
 from ..data import CocoDataset
-from ..data.images import read_image
+from ..data.images import image_file, read_image
 from ..evaluation import coco_ap
 from ..evaluation.coco_ap import METRICS
 from ..inference import BaseDetector, look
@@ -216,7 +215,7 @@ def _attention(
 
 
 def _read(score: ImageScore, coco: COCO, dataset: CocoDataset) -> Image.Image:
-    return read_image(Path(dataset.image_root) / coco.imgs[score.image_id]["file_name"])
+    return read_image(image_file(dataset.image_root, coco.imgs[score.image_id]["file_name"]))
 
 
 def _differing_keys(runs: Sequence[TrainedRun]) -> list[tuple[str, list[str]]]:

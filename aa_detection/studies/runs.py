@@ -30,12 +30,11 @@ import yaml
 
 from ..atomic_file import atomic_write
 from ..config import ConfigError, read_settings
-from ..training.interrupt import Interrupted
+from ..training.files import ELSEWHERE
+from ..training.interrupt import Interrupted, stop_signals
 
 # how Python is told to train; the same in a checkout and where the package is installed
 TRAIN = ("-m", "aa_detection", "train")
-# Of the settings: where a run is made and what it writes, not what it learns.
-_ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD")
 _PACKAGES = ("aa_detection", "torch", "torchvision", "lightning", "detectron2", "numpy")
 
 
@@ -118,8 +117,8 @@ class Runs:
         Raises:
             ConfigError: another process makes runs in this folder, or what an unfinished run left
                 there is of other settings.
-            KeyboardInterrupt, Interrupted: SIGINT or SIGTERM. What is running has been told to
-                leave a checkpoint and has ended; it goes on the next time.
+            KeyboardInterrupt, Interrupted: SIGINT, SIGTERM or SIGHUP. What is running has been told
+                to leave a checkpoint and has ended; it goes on the next time.
         """
         missing = [run for run in runs if self.record(run) is None]
         for run in missing:
@@ -140,7 +139,7 @@ class Runs:
                 failed.append(run)
                 report(f"{run.name}: failed, see {self.work / run.name / 'output.txt'}")
 
-        with _alone_in(self.work), _sigterm_raises(), ThreadPoolExecutor(jobs) as pool:
+        with _alone_in(self.work), _stop_raises(), ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(make, run) for run in missing]
             try:
                 for future in futures:
@@ -226,7 +225,7 @@ class Runs:
 
     def _identity(self, run: Run) -> dict[str, Any]:
         settings = read_settings(str(run.config_file), run.overrides)
-        settings = {key: value for key, value in settings.items() if key not in _ELSEWHERE}
+        settings = {key: value for key, value in settings.items() if key not in ELSEWHERE}
         identity = {**run.labels, "engine": self.engine, "settings": settings}
         return json.loads(json.dumps(identity))  # tuples are lists in the record
 
@@ -256,8 +255,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """A scheduler's SIGTERM is an exception here, as Ctrl-C is."""
+def _stop_raises() -> Iterator[None]:
+    """A scheduler's SIGTERM and a terminal's end are exceptions here, as Ctrl-C is."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -265,11 +264,12 @@ def _sigterm_raises() -> Iterator[None]:
     def end(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {s: signal.signal(s, end) for s in stop_signals() if s != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _first_difference(found: Any, identity: dict[str, Any]) -> str | None:

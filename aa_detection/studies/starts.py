@@ -106,7 +106,7 @@ class Study:
                 found = json.loads(record.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise ConfigError(f"{record}: not a record of this study: {error}") from None
-            if {**found, "rows": []} != {**self.content, "rows": []}:
+            if not isinstance(found, dict) or found | {"rows": []} != self.content | {"rows": []}:
                 raise ConfigError(
                     f"{record}: rows of another study; remove it or name another file"
                 )

@@ -16,8 +16,8 @@ class RunError(RuntimeError):
 
 
 def exit_status(end: BaseException) -> int:
-    """2 for input that cannot be used, 1 for a run that failed, 130 and 143 for one that SIGINT
-    (Ctrl-C) or SIGTERM ended."""
+    """2 for input that cannot be used, 1 for a run that failed, 129, 130 and 143 for one that
+    SIGHUP, SIGINT (Ctrl-C) or SIGTERM ended."""
     if isinstance(end, Interrupted):
         return 128 + end.signum
     return 1 if isinstance(end, RunError) else 2

@@ -1,5 +1,6 @@
-"""Ctrl-C and a scheduler's SIGTERM: a checkpoint first, then the end."""
+"""Ctrl-C, a scheduler's SIGTERM, a lost terminal: a checkpoint first, then the end."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -8,12 +9,11 @@ import time
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ONCE = 1.0  # seconds
 
 
 class Interrupted(BaseException):
-    """The user (SIGINT) or a scheduler (SIGTERM) has ended the run.
+    """The user (SIGINT), a scheduler (SIGTERM) or a lost terminal (SIGHUP) has ended the run.
 
     No Exception, as KeyboardInterrupt is none: not a failure for a framework to handle.
     """
@@ -29,8 +29,16 @@ class Interrupted(BaseException):
         return type(self), (self.signum, self.checkpoint)  # from one process to another
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals to end at. nohup has a process ignore SIGHUP, and so it stays."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return signals if ignores_hangup else (*signals, signal.SIGHUP)
+
+
 class StopSignals:
-    """Inside ``with``, the first SIGINT or SIGTERM is noted; a second ends the process at once.
+    """Inside ``with``, the first of :func:`stop_signals` is noted; a second ends the process at
+    once.
 
     Whoever trains or evaluates asks :attr:`received` between steps. What comes within a second of
     the first is the same wish: launchers hand on a signal that the whole group has had already.
@@ -44,7 +52,7 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.getsignal(signum) for signum in _SIGNALS}
+            self._before = {signum: signal.getsignal(signum) for signum in stop_signals()}
             self.install()
         return self
 
@@ -56,7 +64,7 @@ class StopSignals:
     def install(self) -> None:
         """Take the signals (back) from whom they were given to."""
         if self._before or threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
+            for signum in stop_signals():
                 signal.signal(signum, self._handle)
 
     def check(self) -> None:
@@ -82,10 +90,11 @@ class StopSignals:
             return  # the first process says it
         name = signal.Signals(signum).name
         # no print(): a signal may arrive while one is writing
-        os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2,
-            f"\n{name}: ending after this step; once more to end at once\n".encode(),
-        )
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            os.write(
+                sys.__stderr__.fileno() if sys.__stderr__ else 2,
+                f"\n{name}: ending after this step; once more to end at once\n".encode(),
+            )
 
 
 def leave_to_parent(worker_id: int = 0) -> None:
@@ -94,6 +103,7 @@ def leave_to_parent(worker_id: int = 0) -> None:
     The worker ends when that process tells it to, or has died.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # a handler is not told whom a signal comes from
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_told, daemon=True).start()

@@ -1,6 +1,5 @@
 """Ground truth beside predictions for a handful of images, in one picture."""
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,10 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw
 
+from ..atomic_file import atomic_write
 from ..data import DatasetError, read_image
+from ..data.annotations import load_json
+from ..data.images import image_file
 from .boxes import draw_boxes, font
 
 _CELL = 300  # pixels a side, for one image with its boxes
@@ -74,7 +76,8 @@ def write_contact_sheet(
         sheet.paste(pair.picture, (column * step_x + _GAP, row * step_y + _GAP))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="PNG", optimize=True)
+    with atomic_write(path) as file:
+        sheet.save(file, format="PNG", optimize=True)
     return path
 
 
@@ -122,7 +125,7 @@ def draw_pairs(
 
     pairs = []
     for image_id in _choose_images(sorted(images), truths, max_images):
-        file = Path(image_root) / images[image_id]["file_name"]
+        file = image_file(image_root, images[image_id]["file_name"], image_id)
         truth, predicted = truths[image_id], found[image_id]
         titles = (
             f"image {image_id} · ground truth: {len(truth)}",
@@ -208,7 +211,7 @@ def _read_detections(
 
 def _read_json(path: str | os.PathLike[str]) -> Any:
     try:
-        return json.loads(Path(path).read_bytes())
+        return load_json(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -147,8 +147,8 @@ def test_pickles_become_files_without_code(main, tmp_path, capsys):
     ("words", "message"),
     [
         (["gone.pth", "b.pth"], "gone.pth: no such file"),
-        (["a.pth", "a.pth"], "a.pth: OUTPUT must be another file than INPUT"),
-        (["a.pth", "./link.pth"], "./link.pth: OUTPUT must be another file than INPUT"),
+        (["a.pth", "a.pth"], "OUTPUT 'a.pth' is also INPUT 'a.pth'"),
+        (["a.pth", "./link.pth"], "OUTPUT './link.pth' is also INPUT 'a.pth'"),
         (["a.pth", "b.pkl"], "b.pkl: written are .pth and .safetensors, got .pkl"),
         (["a.pth", "no such folder/b.pth"], "no such folder/b.pth: cannot be written: "),
         (

@@ -302,7 +302,42 @@ ERRORS = [
         "{path} lists no image",
         (),
     ),
+    *(
+        (
+            put("categories", 1, "name", name),
+            "categories: name is not one line of text",
+            f"{{path}}: categories: name of id 3 is {name!r}, expected one line of text without "
+            "control characters",
+            (3,),
+        )
+        for name in ("a\nb", "cat\r", "\x1b[31m", "\ud800", "a\u2028b", "")
+    ),
+    (
+        put("images", 1, "file_name", "sub/b\n.jpg"),
+        "images: file_name is not one line of text",
+        "{path}: images: file_name of id 11 is 'sub/b\\n.jpg', expected one line of text without "
+        "control characters",
+        (11,),
+    ),
+    *(
+        (
+            put("images", 1, "file_name", name),
+            "images: outside the image folder",
+            f"image file {name} (image 11) is not in the image folder {{root}}: expected a path "
+            "below it ({path})",
+            (11,),
+        )
+        for name in ("/etc/passwd", "../my set.json", "..", "sub/../../b.jpg", "//a.jpg")
+    ),
 ]
+
+
+@pytest.mark.parametrize(
+    "name", ["sub/../a.jpg", "./a.jpg", "sub//b.jpg", "..a.jpg", "été 猫.jpg", "a\u00a0b.jpg"]
+)
+def test_names_in_the_folder_are_no_errors(dataset, findings, name):
+    Image.new("RGB", (80, 60)).save(dataset.image_root / name)
+    assert not [each for each in findings(put("images", 1, "file_name", name)) if each.is_error]
 
 
 @pytest.mark.parametrize("change, kind, first, ids", ERRORS)
@@ -533,6 +568,8 @@ def test_how_closely_images_are_looked_at(dataset, how):
         (b"", "is not JSON: line 1, column 1: Expecting value"),
         (b'{"images": ["\xff\xff"]}', "is not JSON: byte 13 is not UTF-8"),
         (b"[" * 100_000, "is not in COCO's format: nested too deeply"),
+        (b'{"a":' * 5_000_000, "is not in COCO's format: nested too deeply"),
+        (b"[" * 1100 + b"]" * 1100, "is not in COCO's format: nested too deeply"),
         (
             b"[]",
             (

@@ -84,8 +84,9 @@ def at_step(monkeypatch):
         (signal.SIGINT, 1, True),
         (signal.SIGTERM, 2, False),
         (signal.SIGTERM, 4, True),
+        (signal.SIGHUP, 2, True),
     ],
-    ids=["in a step", "in an evaluation", "in the last step"],
+    ids=["in a step", "in an evaluation", "in the last step", "without a terminal"],
 )
 def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on(
     engine, run, tmp_path, uninterrupted, at_step, signum, step, training

@@ -184,7 +184,9 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"]
+)
 @pytest.mark.parametrize("engine", list(KILLS))
 def test_a_signal_to_the_group_ends_in_one_line(engine, signum, tmp_path, request):
     """As a terminal and a scheduler send it: to the data workers too."""

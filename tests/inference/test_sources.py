@@ -1,5 +1,7 @@
 """What a command line's words stand for, and how their pictures are read."""
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -88,3 +90,17 @@ def test_what_cannot_be_read_names_its_file(tmp_path):
             list(source.frames())
     with pytest.raises(DatasetError, match="webcam 99 cannot be opened"):
         list(Source("99", "webcam", tmp_path).frames())
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "film.mp4", "no ending"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DatasetError, match=f"{name}: a pipe or a device, expected images or"):
+        find_sources([str(tmp_path / name)])
+    with pytest.raises(DatasetError, match="no images or videos in this folder"):
+        find_sources([str(tmp_path)])
+
+
+def test_a_device_is_refused():
+    with pytest.raises(DatasetError, match="^/dev/zero: a pipe or a device"):
+        find_sources(["/dev/zero"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from aa_detection.training.failures import RunError, one_line_endings
+from aa_detection.training.failures import RunError, exit_status, one_line_endings
 from aa_detection.training.guard import StepGuard, check_weights
 from aa_detection.training.interrupt import Interrupted, StopSignals
 
@@ -155,14 +155,30 @@ def test_the_losses_of_all_processes(tmp_path):
         assert "images of the batch: 0, 1;" in text
 
 
-def test_signals_are_noted_and_given_back():
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_signals_are_noted_and_given_back(signum):
+    before = [*map(signal.getsignal, SIGNALS)]
     with StopSignals() as stop:
         stop.check()
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
+        os.kill(os.getpid(), signum)
+        with pytest.raises(Interrupted, match=f"interrupted by {signum.name}") as end:
             stop.check()
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert exit_status(end.value) == 128 + signum
+    assert [*map(signal.getsignal, SIGNALS)] == before
+
+
+def test_under_nohup_a_terminal_may_close():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            stop.check()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_ends_at_once():
@@ -196,7 +212,9 @@ def test_a_data_worker_outlives_a_signal_to_the_group_and_ends_with_its_parent()
         "worker.start()\n"
         "ready.wait()\n"
         "if os.fork() == 0:\n"
-        "    os.kill(worker.pid, signal.SIGTERM), os.kill(worker.pid, signal.SIGINT), os._exit(0)\n"
+        "    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):\n"
+        "        os.kill(worker.pid, signum)\n"
+        "    os._exit(0)\n"
         "os.wait()\n"
         "time.sleep(0.2)\n"
         "print('alive', worker.is_alive())\n"  # and the end of this process terminates it

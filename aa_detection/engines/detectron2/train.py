@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
-from torch import distributed
+from torch import distributed, nn
 
 from ...config import ConfigError
 from ...training.failures import is_accident
@@ -36,10 +36,22 @@ def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # 
         last_checkpoint=last_checkpoint,
         find_dataset=coco_dataset,
         build_model=build_model,
+        try_state=_try_state,
         paths=PathManager,
     )
     cfg.freeze()
-    return run_together(_worker, (plan,), processes=processes, device=cfg.MODEL.DEVICE)
+    with plan.alone():
+        return run_together(_worker, (plan,), processes=processes, device=cfg.MODEL.DEVICE)
+
+
+def _try_state(cfg: CfgNode, model: nn.Module, rest: dict[str, Any]) -> None:
+    """See :func:`aa_detection.engines.session.preflight`."""
+    if type(rest["iteration"]) is not int:
+        raise TypeError(f"iteration is {rest['iteration']!r:.60}, expected an integer")
+    state = rest["trainer"]["_trainer"]
+    if cfg.SOLVER.AMP.ENABLED:
+        state["grad_scaler"]
+    AATrainer.build_optimizer(cfg, model).load_state_dict(state["optimizer"])
 
 
 def _check_device(cfg: CfgNode, options: RunOptions, processes: Processes) -> None:
@@ -112,8 +124,8 @@ def last_checkpoint(output_dir: str) -> str | None:
     tag = os.path.join(output_dir, "last_checkpoint")
     if not os.path.exists(tag):
         return None
-    with open(tag, encoding="utf-8") as file:
+    with open(tag, encoding="utf-8", errors="replace") as file:
         path = os.path.join(output_dir, file.read().strip())
-    if not os.path.isfile(path):
-        raise ConfigError(f"--resume: {tag} names {path}, which is not there")
+    if "\0" in path or not os.path.isfile(path):
+        raise ConfigError(f"--resume: {tag} names {path!r}, which is not there")
     return path

@@ -2,20 +2,21 @@
 
 import glob
 import os
-import pickle
+import re
 import signal
 from typing import Any
 
 import torch
+from fvcore.common.config import CfgNode
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch import nn
 
 from ...atomic_file import atomic_write
-from ...config import ConfigError
 from ...training.guard import check_weights
 from ...training.interrupt import Interrupted
-from .module import DetectionModule
+from .module import DetectionModule, build_optimizer
 
 _FOLDER = "checkpoints"
 _STOPPED_BY_ANOTHER = signal.SIGTERM  # process, which has had a signal that this one has not
@@ -32,11 +33,22 @@ def checkpoint_iteration(path: str) -> int:
 
 
 def _checkpoints(output_dir: str) -> list[str]:
-    return glob.glob(os.path.join(glob.escape(output_dir), _FOLDER, "iteration_*.ckpt"))
+    found = glob.glob(os.path.join(glob.escape(output_dir), _FOLDER, "iteration_*.ckpt"))
+    return [path for path in found if re.fullmatch(r"iteration_\d+\.ckpt", os.path.basename(path))]
+
+
+def try_state(cfg: CfgNode, model: nn.Module, rest: dict[str, Any]) -> None:
+    """See :func:`aa_detection.engines.session.preflight`."""
+    for key in ("pytorch-lightning_version", "loops", "callbacks", "lr_schedulers"):
+        rest[key]
+    for key in ("global_step", "seed"):
+        if type(rest[key]) is not int:
+            raise TypeError(f"{key} is {rest[key]!r:.60}, expected an integer")
+    build_optimizer(cfg, model).load_state_dict(rest["optimizer_states"][0])
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint in full before it has its name; says so of one that is not whole."""
+    """Writes a checkpoint in full before it has its name."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str, storage_options: Any = None
@@ -44,15 +56,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with atomic_write(path) as file:
             torch.save(checkpoint, file)
-
-    def load_checkpoint(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
-            return super().load_checkpoint(path, *args, **kwargs)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            problem = str(error).strip().partition("\n")[0]
-            raise ConfigError(
-                f"--resume: {path} is damaged ({problem}); without it training starts anew"
-            ) from None
 
 
 class Checkpoints(Checkpoint):

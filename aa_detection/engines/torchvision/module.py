@@ -95,24 +95,10 @@ class DetectionModule(LightningModule):
         return {"loss": sum(losses.values()), **losses}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        solver = self.cfg.SOLVER
-        norms: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for module in self.model.modules():
-            group = norms if isinstance(module, _NORMS) else others
-            group += [p for p in module.parameters(recurse=False) if p.requires_grad]
-        optimizer = torch.optim.SGD(
-            [
-                {"params": others, "weight_decay": solver.WEIGHT_DECAY},
-                {"params": norms, "weight_decay": solver.WEIGHT_DECAY_NORM},
-            ],
-            lr=solver.BASE_LR,
-            momentum=solver.MOMENTUM,
-            nesterov=solver.NESTEROV,
-        )
-        multiplier = lr_multiplier(self.cfg)
+        optimizer = build_optimizer(self.cfg, self.model)
+        multiplier, max_iter = lr_multiplier(self.cfg), self.cfg.SOLVER.MAX_ITER
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda iteration: multiplier(min(iteration / solver.MAX_ITER, 1.0))
+            optimizer, lambda iteration: multiplier(min(iteration / max_iter, 1.0))
         )
         return {
             "optimizer": optimizer,
@@ -231,6 +217,25 @@ def results_file(cfg: CfgNode, dataset_name: str) -> str:
     """Where the detections on a test dataset go; with several, each has a folder."""
     folder = dataset_name if len(cfg.DATASETS.TEST) > 1 else ""
     return os.path.join(cfg.OUTPUT_DIR, "inference", folder, "coco_instances_results.json")
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
+    """SGD with norms' own weight decay, as detectron2's."""
+    solver = cfg.SOLVER
+    norms: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in model.modules():
+        group = norms if isinstance(module, _NORMS) else others
+        group += [p for p in module.parameters(recurse=False) if p.requires_grad]
+    return torch.optim.SGD(
+        [
+            {"params": others, "weight_decay": solver.WEIGHT_DECAY},
+            {"params": norms, "weight_decay": solver.WEIGHT_DECAY_NORM},
+        ],
+        lr=solver.BASE_LR,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+    )
 
 
 def lr_multiplier(cfg: CfgNode) -> ParamScheduler:

@@ -31,6 +31,7 @@ from .checkpointing import (
     WholeCheckpointIO,
     checkpoint_iteration,
     last_checkpoint,
+    try_state,
 )
 from .model import build_model
 from .module import DetectionModule
@@ -50,9 +51,11 @@ def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # 
         last_checkpoint=last_checkpoint,
         find_dataset=get_coco_dataset,
         build_model=build_model,
+        try_state=try_state,
     )
     scale_workers(cfg, processes.total)
-    return run_together(_worker, (plan,), processes=processes, device=cfg.MODEL.DEVICE)
+    with plan.alone():
+        return run_together(_worker, (plan,), processes=processes, device=cfg.MODEL.DEVICE)
 
 
 def _worker(plan: Plan) -> dict[str, Any]:
@@ -60,9 +63,6 @@ def _worker(plan: Plan) -> dict[str, Any]:
     rank_zero_only.rank = 0 if is_first_process() else 1  # Lightning's own comes with the Trainer
     engine = f"torchvision {torchvision.__version__}"
     with session(plan, engine, _start_log) as stop:
-        if is_first_process():
-            with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
-                file.write(cfg.dump())
         seed = cfg.SEED if cfg.SEED >= 0 else int.from_bytes(os.urandom(3), "little")
         seed = seed_everything(seed, workers=True, verbose=False)
         module = DetectionModule(cfg, plan.train, plan.test, seed, StepGuard(stop, plan.resumable))
@@ -70,6 +70,9 @@ def _worker(plan: Plan) -> dict[str, Any]:
         plan.load_weights(module.model)
         if eval_only and plan.weights is not None:
             module.loaded_iteration = plan.weights.iteration
+        if is_first_process():
+            with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
+                file.write(cfg.dump())
         trainer = _trainer(cfg, eval_only, plan.processes)
         if eval_only:
             trainer.validate(module, ckpt_path=plan.checkpoint, verbose=False, weights_only=True)

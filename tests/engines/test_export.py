@@ -301,3 +301,15 @@ def test_a_missing_package_is_named(monkeypatch):
         ConfigError, match=r"^--format onnx: onnx is not .* 'aa_detection\[export\]"
     ):
         formats.check_target(Path("x"), "onnx")
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_padded_example_traces_the_mask(network, torchvision_engine):
+    """As docs/export.md has it for TorchScript."""
+    backbone = network(torchvision_engine, *LAST)
+    padded = check.padded_batch(2, 160, 192, **PIXELS)
+    with torch.no_grad():
+        traced = torch.jit.trace(backbone, padded[1:], strict=False, check_trace=False)
+        for images in (padded, check.padded_batch(1, 224, 160, **PIXELS)):
+            torch.testing.assert_close(traced(images), backbone(images))

@@ -1,6 +1,7 @@
 import importlib
 import logging
 import shutil
+import signal
 import sys
 
 import pytest
@@ -15,6 +16,14 @@ from aa_detection.models import CONVS
 
 # the tests' tensors are small, and two processes that each use all cores wait for each other
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def at_a_terminal():
+    """As if pytest had not been started by nohup, which has SIGHUP ignored here and in children."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

@@ -244,17 +244,17 @@ def _keep_inputs(
     test: Sequence[CocoDataset],
     weights: Checkpoint | None,
 ) -> None:
-    """Refuse to write a run's files over the data and the weights that it is made of."""
+    """Refuse to write a run's files over the annotations and the weights that it is made of.
+
+    The folder of the images may be around ``OUTPUT_DIR``, as ``--train-images .`` has it: none of a
+    run's files is an image.
+    """
     names = ("config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_final.pth")
     writes = [os.path.join(cfg.OUTPUT_DIR, name) for name in (*names, "checkpoints", "inference")]
     writes += glob.glob(os.path.join(glob.escape(cfg.OUTPUT_DIR), "model_*.pth"))
     reads = [
-        (f"the {part} of {dataset.name}", path)
+        (f"the annotations of {dataset.name}", dataset.annotation_file)
         for dataset in (*train, *test)
-        for part, path in (
-            ("annotations", dataset.annotation_file),
-            ("images", dataset.image_root),
-        )
     ]
     refuse_overwriting(
         [*reads, ("MODEL.WEIGHTS", weights.path if weights else None)],

@@ -78,6 +78,7 @@ def at_step(monkeypatch):
     return _at_step
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 @pytest.mark.parametrize(
     ("signum", "step", "training"),
     [

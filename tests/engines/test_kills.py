@@ -183,6 +183,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert result == expected
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"]

@@ -76,12 +76,6 @@ def test_a_run_goes_on_longer(engine, run, finished):
     assert '"iteration": 4' in rows[-1] or '"iteration": 5' in rows[-1]
 
 
-def test_its_own_images_hold_no_run(engine, run, sample_dataset):
-    with pytest.raises(ConfigError, match="^OUTPUT_DIR .* lies in the images of aa_sample_train"):
-        run(engine, sample_dataset / "train/run")
-    assert not (sample_dataset / "train/run").exists()
-
-
 # ---- one run at a time ---------------------------------------------------------------------------
 
 HOLD = """

@@ -158,6 +158,7 @@ def test_the_losses_of_all_processes(tmp_path):
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 @pytest.mark.parametrize("signum", SIGNALS)
 def test_signals_are_noted_and_given_back(signum):
     before = [*map(signal.getsignal, SIGNALS)]

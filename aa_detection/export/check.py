@@ -86,7 +86,14 @@ def padded_batch(
 @torch.no_grad()
 def _compare(backbone: nn.Module, exported: Network, images: Tensor) -> Agreement:
     batch, _, height, width = images.shape
-    expected, got = backbone(images), exported(images)
+    expected = backbone(images)
+    try:
+        got = exported(images)
+    except AssertionError as error:  # of a guard that tracing left in the graph
+        raise DisagreementError(
+            f"the exported file does not take the batch of {tuple(images.shape)} that the network "
+            f"takes: {error}"
+        ) from None
     shapes, got_shapes = ({k: tuple(v.shape) for k, v in x.items()} for x in (expected, got))
     if shapes != got_shapes:
         raise DisagreementError(

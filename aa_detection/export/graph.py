@@ -44,8 +44,8 @@ class Geometry:
 
     Args:
         size_divisibility: rows and columns of a batch are multiples of it.
-        smallest_side: and at least this: two pixels on the coarsest map, because ``torch.export``
-            takes a size of one for a constant.
+        smallest_side: and at least this: two pixels on the coarsest map, that of pooled attention
+            included, because ``torch.export`` takes a size of one for a constant.
         strides: pixels of the image under a pixel of each map, by the map's name.
     """
 
@@ -58,10 +58,19 @@ class Geometry:
 def geometry(backbone: nn.Module) -> Geometry:
     """Found by running the backbone on one empty image."""
     side = 256  # a multiple of every stride in use
+    pooled: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, x, out: pooled.append(2 * side // out.shape[-1]))
+        for layer in backbone.modules()
+        if isinstance(layer, AAConv2d) and layer.pool
+    ]
     features = backbone(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
     strides = {name: side // feature.shape[-1] for name, feature in features.items()}
     step = getattr(backbone, "size_divisibility", 0) or 32  # torchvision's does not say
-    return Geometry(step, (max(strides.values()) // step + 1) * step, strides)
+    coarsest = max([*strides.values(), *pooled])
+    return Geometry(step, (coarsest // step + 1) * step, strides)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
     benchmark.py attention      every backend, plain attention as the floor, and timm's layer
     benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step
     benchmark.py maps           attention maps of 20 points, as tools/visualize_attention.py draws
+    benchmark.py onnx           exported backbones in onnxruntime
     benchmark.py precision      AA-RetinaNet's inference in bfloat16 and INT8, and its errors
 
 Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from ..studies.benchmarks import detector, maps, operator, precision
+from ..studies.benchmarks import detector, maps, onnx, operator, precision
 from ..studies.benchmarks.rows import map_size
 from .arguments import DEVICE_OPTION, parse_size
 from .ending import run_command
@@ -29,6 +30,7 @@ BENCHMARKS = {
     "attention": (operator, ("batch", "device", "dtype", "busy")),
     "model": (detector, ("batch", "device")),
     "maps": (maps, ("device",)),
+    "onnx": (onnx, ("batch",)),
     "precision": (precision, ("batch",)),
 }
 OPTIONS = {

@@ -10,14 +10,14 @@ import torch
 
 from aa_detection.attention import native
 from aa_detection.studies import timing
-from aa_detection.studies.benchmarks import detector, maps, operator
+from aa_detection.studies.benchmarks import detector, maps, onnx, operator
 
 
 @pytest.fixture
 def measure(load_tool, monkeypatch, tmp_path):
     """``measure(command, *words)``: the rows and the text that it leaves in a folder of its own."""
     monkeypatch.setattr(timing, "ENOUGH_S", 0.0)
-    for module in (operator, detector, maps):
+    for module in (operator, detector, maps, onnx):
         monkeypatch.setattr(module, "in_fresh_process", lambda function, *args: function(*args))
     small = {"RetinaNet-R50": "retinanet_R18", "AA-RetinaNet-R50": "aa_retinanet_R18"}
     configs = {name: f"sample/{config}.yaml" for name, config in small.items()}
@@ -69,6 +69,16 @@ def test_attention_beside_processes_that_spin(load_tool, monkeypatch, tmp_path):
     assert "spinning processes 2" in (tmp_path / "attention_busy.txt").read_text()
     take_turns({}, "cpu")
     assert children[-1] == 0
+
+
+@pytest.mark.slow
+def test_exported_backbones(measure):
+    for package in ("lightning", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    rows, text = measure("onnx", "--sizes", "160x192")
+    assert [row["name"] for row in rows] == ["RetinaNet-R50", "AA-RetinaNet-R50"]
+    assert all(row["torch_ms"] > 0 and row["onnx_ms"] > 0 for row in rows)
+    assert "160x192  AA-RetinaNet-R50" in text
 
 
 def test_detectors(measure):

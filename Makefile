@@ -33,6 +33,7 @@ demo: setup
 	$(AA_DETECTION) contact-sheet --dataset aa_sample_val \
 		--detections $(DEMO_OUTPUT)/inference/coco_instances_results.json --score-threshold 0.4 \
 		--output $(DEMO_OUTPUT)/contact_sheet.png
+	$(AA_DETECTION) report --engine $(ENGINE) $(DEMO_OUTPUT)
 
 # everything tried and measured on this machine's NVIDIA GPU, in eight minutes
 gpu: setup

@@ -14,10 +14,16 @@ from typing import Any, TextIO
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
+from .constraints import shown
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file, configs_folder, packaged_configs
 
 _MOST_VALUES = 100_000
+# of fvcore's merging, and of Python on numbers and nesting that it cannot hold
+_REFUSALS = (
+    *(ValueError, TypeError, KeyError, AssertionError, SyntaxError),
+    *(RecursionError, MemoryError, OverflowError),
+)
 # fvcore's words
 _TYPE_MISMATCH = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs. <class '(\w+)'>\) with values \((.*) vs. (.*)\) "
@@ -190,11 +196,11 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
     try:
         _whole_numbers_to_floats(cfg, tree)
         cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has a type of its own
-    except (ValueError, TypeError, KeyError, AssertionError, SyntaxError, RecursionError) as error:
+    except _REFUSALS as error:
         problem = " ".join(str(error).split())
         if mismatch := _TYPE_MISMATCH.fullmatch(problem):
             expected, got, old, new, key = mismatch.groups()
-            problem = f"{key} must be of type {expected} such as {old}, got {new} of type {got}"
+            problem = f"{key}: got {new:.80} of type {got}, expected {expected}, such as {old}"
         raise ConfigError(f"{source}: {problem}") from None
 
 
@@ -218,11 +224,11 @@ def _check_keys(
             raise UnknownKeyError(source, _first_leaf(name, value), known)
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {name} must hold keys of its own, got {value!r}")
+                raise ConfigError(f"{source}: {name}: got {shown(value)}, expected keys of its own")
             _check_keys(cfg[key], value, f"{name}.", known, source)
         elif isinstance(value, dict) and cfg[key] is not None:
             raise ConfigError(
-                f"{source}: {name} must be a value, got keys {', '.join(map(str, value))}"
+                f"{source}: {name}: got {shown(value)}, expected a value without keys"
             )
 
 

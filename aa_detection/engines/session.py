@@ -30,6 +30,7 @@ from ..checkpoints.loading import fit_checkpoint
 from ..checkpoints.paths import PATHS
 from ..config import (
     ConfigError,
+    check_batch,
     check_evaluation,
     check_shares,
     check_training,
@@ -142,6 +143,7 @@ def preflight(
     else:
         check_training(cfg)
         check_shares(cfg, processes.total)
+        check_batch(cfg, processes.total)
     on_cpu = cfg.clone()
     on_cpu.defrost()
     on_cpu.MODEL.DEVICE = "cpu"

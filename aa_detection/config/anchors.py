@@ -41,10 +41,11 @@ def check_anchors(cfg: CfgNode) -> None:
             )
         counts.append([len(each) for each in lists])
     if len({sizes * ratios for sizes, ratios in zip(*counts)}) > 1:
+        key = "SIZES" if len(set(counts[0])) > 1 else "ASPECT_RATIOS"
         raise refusal(
-            "MODEL.ANCHOR_GENERATOR.SIZES",
-            generator.SIZES,
-            "as many anchors on every level (sizes times MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS)",
+            f"MODEL.ANCHOR_GENERATOR.{key}",
+            generator[key],
+            "as many anchors on every level, which are SIZES times ASPECT_RATIOS",
         )
 
 

@@ -87,7 +87,7 @@ KEYS = {
     "MODEL.ANCHOR_GENERATOR.OFFSET": Detectron2Key(0.0, Number(0, 1, below=True)),
     "MODEL.RETINANET.NUM_CLASSES": Detectron2Key(80, CLASSES),
     "MODEL.RETINANET.IN_FEATURES": Detectron2Key(
-        _RETINANET_LEVELS, _NAMES, embedded=(_RETINANET_LEVELS,)
+        _RETINANET_LEVELS, ListOf(Text(), least=1), embedded=(_RETINANET_LEVELS,)
     ),
     "MODEL.RETINANET.NUM_CONVS": Detectron2Key(4, whole(0, 1000)),
     "MODEL.RETINANET.IOU_THRESHOLDS": Detectron2Key(

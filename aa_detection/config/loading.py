@@ -4,6 +4,7 @@ fvcore's ``CfgNode`` (detectron2's is a subclass) does the merging and the type 
 done here because detectron2's loader evaluates Python tags by default.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -22,7 +23,7 @@ _MOST_VALUES = 100_000
 # of fvcore's merging, and of Python on numbers and nesting that it cannot hold
 _REFUSALS = (
     *(ValueError, TypeError, KeyError, AssertionError, SyntaxError),
-    *(RecursionError, MemoryError, OverflowError),
+    *(RecursionError, MemoryError),
 )
 # fvcore's words
 _TYPE_MISMATCH = re.compile(
@@ -248,4 +249,5 @@ def _whole_numbers_to_floats(cfg: CfgNode, tree: dict[str, Any]) -> None:
         elif isinstance(default, float):
             decoded = CfgNode._decode_cfg_value(value)
             if isinstance(decoded, int) and not isinstance(decoded, bool):
-                tree[key] = float(decoded)
+                with contextlib.suppress(OverflowError):
+                    tree[key] = float(decoded)

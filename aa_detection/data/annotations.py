@@ -25,12 +25,17 @@ def load_json(path: StrPath) -> Any:
     with open(path, "rb") as file:
         text = file.read()
     with no_garbage_collection():
-        try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            if "depth" in str(error):  # the standard library's parser recurses, on the stack
-                raise RecursionError("nested more than 1024 levels deep") from None
-            return json.loads(text)
+        return parse_json(text)
+
+
+def parse_json(text: bytes) -> Any:
+    """As :func:`load_json`."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if "depth" in str(error):  # the standard library's parser recurses, on the stack
+            raise RecursionError("nested more than 1024 levels deep") from None
+        return json.loads(text)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """What a run left in its output directory."""
 
-import json
 import math
 import os
 from collections import defaultdict
@@ -12,6 +11,7 @@ import yaml
 
 from ..checkpoints import read_about, read_checkpoint
 from ..config import ConfigError
+from ..data.annotations import parse_json
 from ..evaluation.coco_ap import METRICS
 
 Series = list[tuple[int, float]]  # (iteration, value) in the order of the iterations
@@ -96,11 +96,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: {error.strerror}: expected the output directory of a run"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply for a config file") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
-        usable = bool(config["DATASETS"]["TEST"]) and "ATTENTION" in config["MODEL"]
-    except (KeyError, TypeError):
+        usable = bool(config["DATASETS"]["TEST"][0]) and isinstance(
+            config["MODEL"]["ATTENTION"], dict
+        )
+    except (LookupError, TypeError):
         usable = False
     if not usable:
         raise ConfigError(f"{path}: expected a run's configuration with MODEL and DATASETS.TEST")
@@ -112,15 +116,17 @@ def _read_scalars(path: Path) -> dict[str, Series]:
     if not path.exists():
         return {}
     series: dict[str, dict[int, float]] = defaultdict(dict)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            row = json.loads(line)
-            iteration = int(row["iteration"])
-        except (ValueError, KeyError, TypeError):
+            row = parse_json(line)
+            iteration = row["iteration"]
+            if type(iteration) is not int:
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
                 f"{path}: line {number}: expected an object of JSON with an iteration"
             ) from None
         for key, value in row.items():
-            if key != "iteration" and isinstance(value, (int, float)) and math.isfinite(value):
+            if key != "iteration" and type(value) in (int, float) and abs(value) < math.inf:
                 series[key][iteration] = float(value)  # of two runs in one folder, the later
     return {key: sorted(values.items()) for key, values in series.items()}

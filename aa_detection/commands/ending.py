@@ -29,8 +29,10 @@ def run_command(
         print_error(f"{prog}: {end}")
         return exit_status(end)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print_error(f"{prog}: {what.splitlines()[0]}")
+        what = str(error).partition("\n")[0]
+        if error.filename:
+            what = f"{error.filename}: {error.strerror}"
+        print_error(f"{prog}: {what}")
         return 2
     except Exception as error:
         if not is_out_of_memory(error):

@@ -6,7 +6,7 @@ from .augmentation_keys import add_augmentation_keys
 from .dataset_keys import add_dataset_keys, coco_files
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file, configs_folder
-from .loading import merge_overrides, merge_text, merge_yaml, read_settings
+from .loading import merge_overrides, merge_text, merge_yaml, parse_yaml, read_settings
 from .memory import check_batch
 from .preflight import (
     check_evaluation,
@@ -38,5 +38,6 @@ __all__ = [
     "merge_text",
     "merge_yaml",
     "number_of_classes",
+    "parse_yaml",
     "read_settings",
 ]

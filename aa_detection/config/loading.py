@@ -19,6 +19,7 @@ from .constraints import shown
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file, configs_folder, packaged_configs
 
+_MOST_CHARACTERS = 1_000_000  # of a file: PyYAML takes a kilobyte and 10 µs for each
 _MOST_VALUES = 100_000
 # of fvcore's merging, and of Python on numbers and nesting that it cannot hold
 _REFUSALS = (
@@ -42,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None and _written_out(node, {}) > _MOST_VALUES:
-            raise ValueError(f"aliases that stand for more than {_MOST_VALUES} values")
+            raise ValueError(f"more than {_MOST_VALUES} values, aliases written out")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -92,7 +93,7 @@ def merge_text(cfg: CfgNode, text: str, source: str) -> None:
     Raises:
         ConfigError: as :func:`merge_yaml`; and for a text that names a base, which would be a file.
     """
-    tree = _parse(text, source)
+    tree = parse_yaml(text, source)
     if BASE_KEY in tree:
         raise ConfigError(f"{source}: expected a whole config, got one with {BASE_KEY}")
     _merge(cfg, tree, source)
@@ -149,7 +150,7 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
         raise ConfigError(f"{path}: its {BASE_KEY} chain leads back to itself")
     try:
         with open(path, encoding="utf-8") as file:
-            tree = _parse(file, path)
+            tree = parse_yaml(file, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config file: {error.strerror}") from None
 
@@ -167,9 +168,16 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
     yield path, tree
 
 
-def _parse(text: str | TextIO, path: str) -> dict[str, Any]:
-    """A YAML text's keys and values; `path` is where it stands, for errors."""
+def parse_yaml(text: str | TextIO, path: str) -> dict[str, Any]:
+    """A YAML text's keys and values; `path` is where it stands, for errors.
+
+    Raises:
+        ConfigError: it is not YAML, not a mapping of texts, or larger than any config.
+    """
     try:
+        text = text if isinstance(text, str) else text.read(_MOST_CHARACTERS + 1)
+        if len(text) > _MOST_CHARACTERS:
+            raise ConfigError(f"{path}: more than {_MOST_CHARACTERS:,} characters, no config file")
         tree = yaml.load(text, _Loader)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a YAML file: it is not UTF-8 text") from None

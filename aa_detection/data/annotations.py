@@ -1,9 +1,12 @@
 """Annotation files: their JSON, and pycocotools' index over it."""
 
 import contextlib
+import errno
 import gc
 import io
 import json
+import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +26,8 @@ def load_json(path: StrPath) -> Any:
         OSError, ValueError, RecursionError: as ``json.loads``.
     """
     with open(path, "rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is a device, which may never end", os.fspath(path))
         text = file.read()
     with no_garbage_collection():
         return parse_json(text)

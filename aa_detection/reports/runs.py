@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..checkpoints import read_about, read_checkpoint
-from ..config import ConfigError
+from ..config import ConfigError, parse_yaml
 from ..data.annotations import parse_json
 from ..evaluation.coco_ap import METRICS
 
@@ -91,15 +89,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if weights.is_file() and not path.exists():
         about = read_about(read_checkpoint(str(weights)))
     try:
-        config = yaml.safe_load(about.config if about is not None else path.read_bytes())
+        if about is not None:
+            config = parse_yaml(about.config, f"{weights}: its config")
+        else:
+            with path.open(encoding="utf-8") as file:
+                config = parse_yaml(file, str(path))
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}: expected the output directory of a run"
         ) from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply for a config file") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
         usable = bool(config["DATASETS"]["TEST"][0]) and isinstance(
             config["MODEL"]["ATTENTION"], dict

@@ -140,8 +140,9 @@ LAUGHS = "A0: &a0 [1]\n" + "".join(
         ("OUTPUT_DIR: !!int abc\n", " a value that YAML cannot hold: invalid literal"),
         ("OUTPUT_DIR: !!bool abc\n", " a value that YAML cannot hold: 'abc'"),
         ("OUTPUT_DIR: !!timestamp abc\n", " a value that YAML cannot hold: "),
-        (LAUGHS, " a value that YAML cannot hold: aliases that stand for more than 100000 values"),
-        ("A: &a {B: *a}\n", " a value that YAML cannot hold: aliases that stand for more than"),
+        ("A: [" + "1," * 500_000 + "]\n", " more than 1,000,000 characters, no config file"),
+        (LAUGHS, " a value that YAML cannot hold: more than 100000 values, aliases written out"),
+        ("A: &a {B: *a}\n", " a value that YAML cannot hold: more than 100000 values"),
         ("A: " + "[" * 5000, " nested too deeply for a config file"),
         # bases
         ("_BASE_: 3\n", " _BASE_ must be the path of a file, got 3"),

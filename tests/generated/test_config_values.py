@@ -15,11 +15,40 @@ BASE = configs_folder() / "sample/aa_retinanet_R18.yaml"
 ALL = wrong_cases()
 
 
+# values that once ended in tracebacks, in a wrong line or nowhere
+REPORTED = {
+    "SEED": 2**32,
+    "SOLVER.MAX_ITER": 2**70,
+    "MODEL.FPN.OUT_CHANNELS": 10**7,
+    "MODEL.RESNETS.NUM_GROUPS": 0,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 0,
+    "SOLVER.BASE_LR": None,
+    "DATASETS.TRAIN": [3],
+    "MODEL.RETINANET.PRIOR_PROB": 0.0,
+    "MODEL.RETINANET.IOU_THRESHOLDS": [0.5, 0.4],
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": [0.0] * 4,
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": -1.0,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[0.0]],
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[-1.0]],
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 7.0,
+    "SOLVER.WARMUP_FACTOR": -5.0,
+    "MODEL.ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD": 10**9,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": -1,
+    "MODEL.RETINANET.NMS_THRESH_TEST": 5.0,
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": -1.0,
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 0.0,
+    "SOLVER.IMS_PER_BATCH": 10**9,
+    "INPUT.MIN_SIZE_TRAIN": [100000],
+    "INPUT.SCALE_JITTER.SIZE": 10**7,
+}
+
+
 def one_of_each_key(cases: list[Case]) -> list[Case]:
-    """A case a key, of another kind for each."""
+    """A case of every other key, of another kind for each."""
     by_key: dict[str, list[Case]] = {}
     for case in cases:
-        by_key.setdefault(case[0], []).append(case)
+        if case[0] not in REPORTED:
+            by_key.setdefault(case[0], []).append(case)
     return [each[i % len(each)] for i, each in enumerate(by_key.values())]
 
 
@@ -137,34 +166,6 @@ RELATIONS = {
 def test_values_that_do_not_go_together(engine, name, refuse):
     line = refuse(engine, RELATIONS[name])
     assert line.startswith(f"train_net.py: {name}: got ") and ", expected " in line
-
-
-# values that once ended in tracebacks, in a wrong line or nowhere
-REPORTED = {
-    "SEED": 2**32,
-    "SOLVER.MAX_ITER": 2**70,
-    "MODEL.FPN.OUT_CHANNELS": 10**7,
-    "MODEL.RESNETS.NUM_GROUPS": 0,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 0,
-    "SOLVER.BASE_LR": None,
-    "DATASETS.TRAIN": [3],
-    "MODEL.RETINANET.PRIOR_PROB": 0.0,
-    "MODEL.RETINANET.IOU_THRESHOLDS": [0.5, 0.4],
-    "MODEL.RETINANET.BBOX_REG_WEIGHTS": [0.0] * 4,
-    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": -1.0,
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[0.0]],
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[-1.0]],
-    "MODEL.ANCHOR_GENERATOR.OFFSET": 7.0,
-    "SOLVER.WARMUP_FACTOR": -5.0,
-    "MODEL.ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD": 10**9,
-    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": -1,
-    "MODEL.RETINANET.NMS_THRESH_TEST": 5.0,
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": -1.0,
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": 0.0,
-    "SOLVER.IMS_PER_BATCH": 10**9,
-    "INPUT.MIN_SIZE_TRAIN": [100000],
-    "INPUT.SCALE_JITTER.SIZE": 10**7,
-}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

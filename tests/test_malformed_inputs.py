@@ -238,22 +238,19 @@ CONFIGS = {
     ),
     "word for number": (
         keys("SOLVER.MAX_ITER", "many"),
-        "the command line: SOLVER.MAX_ITER must be of type int such as 2, got many of type str",
+        "the command line: SOLVER.MAX_ITER: got many of type str, expected int, such as 2",
     ),
     "fraction for whole": (
         keys("SOLVER.IMS_PER_BATCH", "1.5"),
-        (
-            "the command line: SOLVER.IMS_PER_BATCH must be of type int such as 2, got 1.5 of "
-            "type float"
-        ),
+        ("the command line: SOLVER.IMS_PER_BATCH: got 1.5 of type float, expected int, such as 2"),
     ),
     "value for section": (
         keys("MODEL", "resnet"),
-        "the command line: MODEL must hold keys of its own, got 'resnet'",
+        "the command line: MODEL: got 'resnet', expected keys of its own",
     ),
     "no classes": (
         keys("MODEL.RETINANET.NUM_CLASSES", "0"),
-        "MODEL.RETINANET.NUM_CLASSES must be at least 1, got 0",
+        "MODEL.RETINANET.NUM_CLASSES: got 0, expected a whole number from 1 to 1,000,000",
     ),
     "classes of COCO": (
         keys("MODEL.RETINANET.NUM_CLASSES", "80"),
@@ -265,32 +262,34 @@ CONFIGS = {
     ),
     "negative heads": (
         keys("MODEL.ATTENTION.AA.NUM_HEADS", "-1"),
-        "MODEL.ATTENTION.AA.NUM_HEADS must be at least 1, got -1",
+        "MODEL.ATTENTION.AA.NUM_HEADS: got -1, expected a whole number from 1 to 65,536",
     ),
     "value ratio": (
         keys("MODEL.ATTENTION.AA.VALUE_RATIO", "1.5"),
-        "MODEL.ATTENTION.AA.VALUE_RATIO must be between 0 and 1, got 1.5",
+        "MODEL.ATTENTION.AA.VALUE_RATIO: got 1.5, expected a number from 0 to 1",
     ),
     "value ratio nan": (
         settings("MODEL: {ATTENTION: {AA: {VALUE_RATIO: .nan}}}"),
-        "MODEL.ATTENTION.AA.VALUE_RATIO must be between 0 and 1, got nan",
+        "MODEL.ATTENTION.AA.VALUE_RATIO: got nan, expected a number from 0 to 1",
     ),
     "stage": (
         keys("MODEL.ATTENTION.STAGES", "['res9']"),
-        "MODEL.ATTENTION.STAGES must be among res2, res3, res4, res5, got 'res9'",
+        "MODEL.ATTENTION.STAGES: got ['res9'], expected a list, each one of 'res2', "
+        "'res3', 'res4', 'res5'",
     ),
     "conv": (
         keys("MODEL.ATTENTION.CONV", "ab"),
-        "MODEL.ATTENTION.CONV must be among '', 'aa', 'aw', got 'ab'",
+        "MODEL.ATTENTION.CONV: got 'ab', expected one of '', 'aa', 'aw'",
     ),
     "backend": (
         keys("MODEL.ATTENTION.AA.BACKEND", "triton2"),
-        "MODEL.ATTENTION.AA.BACKEND must be among auto, dense, native, blocked, fused, folded, "
-        "got 'triton2'",
+        "MODEL.ATTENTION.AA.BACKEND: got 'triton2', expected one of 'auto', 'dense', 'native', "
+        "'blocked', 'fused', 'folded'",
     ),
     "scale jitter": (
         keys("INPUT.SCALE_JITTER.ENABLED", "True", "INPUT.SCALE_JITTER.RANGE", "(2,1)"),
-        "INPUT.SCALE_JITTER.RANGE must be two factors above 0, the smaller first, got (2, 1)",
+        "INPUT.SCALE_JITTER.RANGE: got (2, 1), expected a list of 2, sorted, each a "
+        "number from 0.01 to 100",
     ),
     "no training data": (
         datasets("DATASETS.TRAIN", "()"),
@@ -302,64 +301,71 @@ CONFIGS = {
     ),
     "no batch": (
         keys("SOLVER.IMS_PER_BATCH", "0"),
-        "SOLVER.IMS_PER_BATCH must be at least 1, got 0",
+        "SOLVER.IMS_PER_BATCH: got 0, expected a whole number from 1 to 65,536",
     ),
-    "no iterations": (keys("SOLVER.MAX_ITER", "0"), "SOLVER.MAX_ITER must be at least 1, got 0"),
+    "no iterations": (
+        keys("SOLVER.MAX_ITER", "0"),
+        "SOLVER.MAX_ITER: got 0, expected a whole number from 1 to 1,000,000,000,000",
+    ),
     "no checkpoints": (
         keys("SOLVER.CHECKPOINT_PERIOD", "0"),
-        "SOLVER.CHECKPOINT_PERIOD must be at least 1, got 0",
+        "SOLVER.CHECKPOINT_PERIOD: got 0, expected a whole number from 1 to 1,000,000,000,000",
     ),
     "rate nan": (
         settings("SOLVER: {BASE_LR: .nan}"),
-        "SOLVER.BASE_LR must be finite and above 0, got nan",
+        "SOLVER.BASE_LR: got nan, expected a number above 0 and at most 1,000,000",
     ),
     "rate infinite": (
         settings("SOLVER: {BASE_LR: .inf}"),
-        "SOLVER.BASE_LR must be finite and above 0, got inf",
+        "SOLVER.BASE_LR: got inf, expected a number above 0 and at most 1,000,000",
     ),
     "rate zero": (
         keys("SOLVER.BASE_LR", "0"),
-        "SOLVER.BASE_LR must be finite and above 0, got 0.0",
+        "SOLVER.BASE_LR: got 0.0, expected a number above 0 and at most 1,000,000",
     ),
     "steps disordered": (
         keys("SOLVER.STEPS", "(2, 1)"),
-        "SOLVER.STEPS must be iterations above 0, in order, got (2, 1)",
+        "SOLVER.STEPS: got (2, 1), expected a list, increasing, each a whole number from "
+        "1 to 1,000,000,000,000",
     ),
     "schedule": (
         keys("SOLVER.LR_SCHEDULER_NAME", "Cosine"),
-        "SOLVER.LR_SCHEDULER_NAME must be one of WarmupMultiStepLR, WarmupCosineLR, got 'Cosine'",
+        "SOLVER.LR_SCHEDULER_NAME: got 'Cosine', expected one of 'WarmupMultiStepLR', "
+        "'WarmupCosineLR'",
     ),
     "workers": (
         keys("DATALOADER.NUM_WORKERS", "-1"),
-        "DATALOADER.NUM_WORKERS must be at least 0, got -1",
+        "DATALOADER.NUM_WORKERS: got -1, expected a whole number from 0 to 1,024",
     ),
     "no sizes": (
         keys("INPUT.MIN_SIZE_TRAIN", "()"),
-        "INPUT.MIN_SIZE_TRAIN must be one or more sizes of at least 0, got ()",
+        "INPUT.MIN_SIZE_TRAIN: got (), expected a list of 1 or more, each a whole number "
+        "from 0 to 32,768 (pixels; 0 resizes nothing)",
     ),
     "flip": (
         keys("INPUT.RANDOM_FLIP", "sideways"),
-        "INPUT.RANDOM_FLIP must be one of horizontal, vertical, none, got 'sideways'",
+        "INPUT.RANDOM_FLIP: got 'sideways', expected one of 'horizontal', 'vertical', 'none'",
     ),
     "channels": (
         keys("MODEL.PIXEL_MEAN", "[0.5, 0.5]"),
-        "MODEL.PIXEL_MEAN must be 3 finite numbers, got [0.5, 0.5]",
+        "MODEL.PIXEL_MEAN: got [0.5, 0.5], expected a number for each of 3 channels",
     ),
     "std zero": (
         keys("MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]"),
-        "MODEL.PIXEL_STD must be 3 finite numbers above 0, got [1.0, 0.0, 1.0]",
+        "MODEL.PIXEL_STD: got [1.0, 0.0, 1.0], expected a list of 1 or more, each a "
+        "number from 1e-06 to 1,000,000",
     ),
     "device": (
         keys("MODEL.DEVICE", "gpu"),
-        "MODEL.DEVICE must be cuda, cuda:<number> or cpu, got 'gpu'",
+        "MODEL.DEVICE: got 'gpu', expected cuda, cuda:<number> of a GPU that is there, or cpu",
     ),
     "depth": (
         keys("MODEL.RESNETS.DEPTH", "42"),
-        "MODEL.RESNETS.DEPTH must be one of 18, 34, 50, 101, 152, got 42",
+        "MODEL.RESNETS.DEPTH: got 42, expected one of 18, 34, 50, 101, 152",
     ),
     "width of R18": (
         keys("MODEL.RESNETS.RES2_OUT_CHANNELS", "256"),
-        "MODEL.RESNETS.RES2_OUT_CHANNELS must be 64 for a ResNet-18, got 256",
+        "MODEL.RESNETS.RES2_OUT_CHANNELS: got 256, expected 64 for a ResNet-18",
     ),
     "backbone": (
         keys("MODEL.BACKBONE.NAME", "build_resnet_fpn_bakcbone"),
@@ -369,9 +375,9 @@ CONFIGS = {
                 "build_resnet_fpn_backbone?"
             ),
             "torchvision": (
-                "MODEL.BACKBONE.NAME 'build_resnet_fpn_bakcbone': the torchvision engine honours "
+                "MODEL.BACKBONE.NAME: got 'build_resnet_fpn_bakcbone', expected "
                 "'build_retinanet_resnet_fpn_backbone', 'build_retinanet_aa_resnet_fpn_backbone' "
-                "only; detectron2 has the rest"
+                "on the torchvision engine; detectron2 has the rest"
             ),
         },
     ),

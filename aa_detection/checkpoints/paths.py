@@ -1,6 +1,10 @@
 """Where a checkpoint may lie: local files, https:// and detectron2:// addresses."""
 
+import contextlib
+import logging
 import os
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager
@@ -26,6 +30,20 @@ PATHS.register_handler(HTTPURLHandler())
 PATHS.register_handler(_Detectron2Handler())
 
 
+@contextlib.contextmanager
+def _quiet_failures() -> Iterator[None]:
+    """Without iopath's own lines on a download that fails; its progress is for terminals alone."""
+    log = logging.getLogger("iopath.common.download")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    bar = contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(None)
+    try:
+        with bar:
+            yield
+    finally:
+        log.setLevel(level)
+
+
 def local_file(path: str, paths: PathManager = PATHS) -> str:
     """The local file of an address, downloaded to iopath's cache where it is a remote one.
 
@@ -36,7 +54,8 @@ def local_file(path: str, paths: PathManager = PATHS) -> str:
         ConfigError: it cannot be fetched, or is no file.
     """
     try:
-        local = paths.get_local_path(path)
+        with _quiet_failures():
+            local = paths.get_local_path(path)
     except Exception as error:  # network errors of a dozen kinds, unknown catalogue entries
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(f"{path}: cannot be fetched: {problem}") from None

@@ -172,6 +172,8 @@ def _tensors(path: str, weights: dict[Any, Any]) -> dict[str, Tensor]:
             value = torch.from_numpy(np.array(value))
         if not isinstance(value, Tensor) or value.is_sparse or value.is_quantized:
             raise ConfigError(f"{path}: expected a dense tensor for {name}, got {_type(value)}")
+        if value.is_meta:
+            raise ConfigError(f"{path}: expected numbers for {name}, got a shape alone")
         if value.is_complex():
             raise ConfigError(f"{path}: expected real numbers for {name}, got {value.dtype}")
         tensors[name] = value

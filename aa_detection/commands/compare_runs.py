@@ -22,6 +22,7 @@ from ..overwriting import refuse_overwriting
 from .ending import run_command
 
 SEPARATOR = "vs"
+MOST_RESAMPLES = 100_000  # the intervals' ends do not move any more, and memory grows with them
 JSON, MARKDOWN = "comparison.json", "comparison.md"
 
 
@@ -73,8 +74,11 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         parser.error(f"expected two result files, or A1 A2 ... {SEPARATOR} B1 B2 ...")
     if SEPARATOR in args.b:
         parser.error(f"expected {SEPARATOR} once: two arms are compared")
-    if args.resamples < 100 or args.seed < 0:
-        parser.error("expected --resamples of at least 100 and a --seed of at least 0")
+    if not 100 <= args.resamples <= MOST_RESAMPLES or args.seed < 0:
+        parser.error(
+            f"expected --resamples from 100 to {MOST_RESAMPLES} and a --seed of at least 0, got "
+            f"{args.resamples} and {args.seed}"
+        )
     return args
 
 

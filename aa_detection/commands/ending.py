@@ -6,7 +6,7 @@ from typing import Any
 from ..config import ConfigError
 from ..data import DatasetError
 from ..engines.processes import print_error
-from ..training.failures import RunError, exit_status
+from ..training.failures import RunError, exit_status, is_out_of_memory
 from ..training.interrupt import Interrupted
 
 
@@ -21,7 +21,7 @@ def run_command(
 
     Returns:
         What `function` returns, 0 for None; 2 for input that cannot be used, 1 for a run that
-        failed, 130 after Ctrl-C, 143 after SIGTERM. A bug keeps its traceback.
+        failed or had no memory, 130 after Ctrl-C, 143 after SIGTERM. A bug keeps its traceback.
     """
     try:
         return function(*args) or 0
@@ -29,9 +29,17 @@ def run_command(
         print_error(f"{prog}: {end}")
         return exit_status(end)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        print_error(f"{prog}: {what.splitlines()[0]}")
+        what = str(error).partition("\n")[0]
+        if error.filename:
+            what = f"{error.filename}: {error.strerror}"
+        print_error(f"{prog}: {what}")
         return 2
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        why = (str(error).splitlines() or ["nothing is left"])[0]
+        print_error(f"{prog}: out of memory: {why}; fewer or smaller inputs at a time need less")
+        return 1
     except KeyboardInterrupt:
         print_error(f"{prog}: {interrupted}")
         return 130

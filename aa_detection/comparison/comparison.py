@@ -194,9 +194,10 @@ def compare(
     for name, arm in zip(names, arms):
         arm_values, arm_curves = [], []
         for number, results in enumerate(arm, 1):
-            logger.info("%s, run %d of %d: matching and resampling", name, number, len(arm))
-            matches = match(coco, results)
-            arm_values.append(resampled_metrics(matches, weights))
+            run = f"{name}, run {number} of {len(arm)}"
+            logger.info("%s: matching and resampling", run)
+            matches = match(coco, results, f"{run}, classes matched")
+            arm_values.append(resampled_metrics(matches, weights, f"{run}, classes resampled"))
             arm_curves.append([mean_precision(matches, iou) for iou in _CURVES_AT])
         values.append(np.stack(arm_values))
         curves.append(np.mean(arm_curves, axis=0))

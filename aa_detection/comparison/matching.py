@@ -9,6 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ..data import index_annotations
+from .progress import counted
 from .results import DetectionTable
 
 AREAS = ("all", "small", "medium", "large")  # COCO's, in its order
@@ -39,11 +40,14 @@ class Matches:
     classes: tuple[tuple[AreaMatches, ...], ...]
 
 
-def match(coco: COCO, results: DetectionTable) -> Matches:
+def match(coco: COCO, results: DetectionTable, what: str = "classes matched") -> Matches:
     """Match a run's detections to the annotations with pycocotools.
 
     pycocotools sees the classes one at a time, and of each the images that hold an object of it;
     elsewhere no detection has anything to match.
+
+    Args:
+        what: see :func:`.progress.counted`.
     """
     image_ids, category_ids = sorted(coco.imgs), sorted(coco.cats)
     evaluation = COCOeval(coco, _detections_beside_objects(coco, results), "bbox")
@@ -55,7 +59,7 @@ def match(coco: COCO, results: DetectionTable) -> Matches:
     return Matches(
         tuple(
             _match_class(evaluation, category_id, rows, results, places)
-            for category_id, rows in zip(category_ids, by_class)
+            for category_id, rows in counted([*zip(category_ids, by_class)], what)
         )
     )
 

@@ -48,7 +48,8 @@ def draw_differences(axes: Any, rows: Mapping[str, Difference]) -> None:
         axes.plot((row.low, row.high), (place, place), color=colour, linewidth=1.5)
         axes.plot(row.difference, place, "o", color=colour, markersize=4)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), list(rows))
+    # a name may hold a dollar sign, which is no mathematics
+    axes.set_yticks(range(len(rows)), list(rows), parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(False, axis="y")
 
@@ -59,7 +60,7 @@ def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple
     axes.grid(axis="x", alpha=0.3)
     draw_differences(axes, rows)
     axes.tick_params(axis="y", labelsize=8)
-    axes.set_xlabel(f"{names[0]} − {names[1]}, AP, with 95 % intervals")
+    axes.set_xlabel(f"{names[0]} − {names[1]}, AP, with 95 % intervals", parse_math=False)
     return figure
 
 
@@ -73,7 +74,8 @@ def _precision_recall(figure_type: type, comparison: Comparison) -> Any:
         axes.set(title=f"IoU {curve.iou:g}", xlabel="recall", xlim=(0, 1), ylim=(0, 100))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("precision in percent, mean over classes")
-    panels[0].legend()
+    for text in panels[0].legend().get_texts():
+        text.set_parse_math(False)
     return figure
 
 

@@ -8,6 +8,7 @@ are added up once per class, and looked up where a true positive stands.
 import numpy as np
 
 from .matching import IOU_THRESHOLDS, RECALL_THRESHOLDS, AreaMatches, Matches
+from .progress import counted
 
 # (name, areas' place, IoU thresholds' places), as COCO summarises them
 SUMMARIES = (
@@ -26,26 +27,36 @@ def draw_resamples(num_images: int, resamples: int, rng: np.random.Generator) ->
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
 
 
-def resampled_metrics(matches: Matches, weights: np.ndarray) -> np.ndarray:
+def resampled_metrics(
+    matches: Matches, weights: np.ndarray, what: str = "classes resampled"
+) -> np.ndarray:
     """The metrics of :data:`SUMMARIES` and AP by class: (1 + R, 6 + classes), in percent.
 
     The first row is of the images as they are, the others of the R resamples in `weights`.
+
+    Args:
+        what: see :func:`.progress.counted`.
     """
     weights = np.concatenate([np.ones_like(weights[:1]), weights])
-    return np.concatenate(summarize(average_precision(matches, weights)), axis=1)
+    return np.concatenate(summarize(average_precision(matches, weights, what)), axis=1)
 
 
-def average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
+def average_precision(
+    matches: Matches, weights: np.ndarray, what: str = "classes resampled"
+) -> np.ndarray:
     """COCO's average precision, in percent, by class, range of areas and IoU threshold.
 
     Args:
         weights: (R, I) whole numbers: how often each image counts.
+        what: see :func:`.progress.counted`.
 
     Returns:
         (R, classes, 4, T); NaN where there is no object to find.
     """
     weights = np.ascontiguousarray(weights, dtype=np.int32)
-    values = [[_of_area(area, weights) for area in areas] for areas in matches.classes]
+    values = [
+        [_of_area(area, weights) for area in areas] for areas in counted(matches.classes, what)
+    ]
     shape = (len(matches.classes), 4, len(IOU_THRESHOLDS), len(weights))
     return 100 * np.moveaxis(np.array(values).reshape(shape), -1, 0)
 

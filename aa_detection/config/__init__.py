@@ -1,11 +1,13 @@
-"""The YAML both engines read: attention's keys, loading, and what can be said before training."""
+"""The YAML both engines read: its keys, what they may be, loading, and checks before training."""
 
+from .anchors import by_level
 from .attention_keys import add_attention_keys, attention_spec
-from .augmentation_keys import add_augmentation_keys, check_augmentation
+from .augmentation_keys import add_augmentation_keys
 from .dataset_keys import add_dataset_keys, coco_files
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file, configs_folder
-from .loading import merge_overrides, merge_text, merge_yaml, read_settings
+from .loading import merge_overrides, merge_text, merge_yaml, parse_yaml, read_settings
+from .memory import check_batch
 from .preflight import (
     check_evaluation,
     check_shares,
@@ -22,7 +24,8 @@ __all__ = [
     "add_augmentation_keys",
     "add_dataset_keys",
     "attention_spec",
-    "check_augmentation",
+    "by_level",
+    "check_batch",
     "check_evaluation",
     "check_shares",
     "check_training",
@@ -35,5 +38,6 @@ __all__ = [
     "merge_text",
     "merge_yaml",
     "number_of_classes",
+    "parse_yaml",
     "read_settings",
 ]

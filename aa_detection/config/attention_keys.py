@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable
 
 from fvcore.common.config import CfgNode
 
@@ -10,53 +9,52 @@ from ..attention import BACKENDS
 from ..layers import GATES
 from ..layers.aa_conv import MERGES
 from ..models import CONVS, MASKS, STAGE_NAMES, AttentionSpec
+from .constraints import Choice, Flag, ListOf, Number, get, require, whole
 from .errors import ConfigError
 from .keys import Key, add_keys
 
-
-def _one_of(names: Iterable[str]) -> str:
-    return ", ".join(f'`"{name}"`' for name in names)
-
+_STAGES = ListOf(Choice(*STAGE_NAMES))
+_REDUCTION = whole(1, 10**6)
 
 # by the field of AttentionSpec that takes the value
 ATTENTION_KEYS = {
     "conv": Key(
         "MODEL.ATTENTION.CONV",
         "",
-        _one_of(("", *CONVS)),
+        Choice("", registry=CONVS),
         "What replaces the 3×3 convolution of a bottleneck or the first of a basic block: nothing, "
         "an attention-augmented convolution, or one with attention on its kernel",
     ),
     "gate": Key(
         "MODEL.ATTENTION.GATE",
         "",
-        _one_of(("", *GATES)),
+        Choice("", registry=GATES),
         "What weighs a block's output before the shortcut is added: nothing, "
         "squeeze-and-excitation, or CBAM",
     ),
     "stages": Key(
         "MODEL.ATTENTION.STAGES",
         ["res3", "res4", "res5"],
-        f"list of {_one_of(STAGE_NAMES)}",
+        _STAGES,
         "Stages whose blocks are changed",
     ),
     "num_heads": Key(
         "MODEL.ATTENTION.AA.NUM_HEADS",
         8,
-        "1 to the convolution's output channels",
-        "Heads of the attention",
+        whole(1, 65536),
+        "Heads of the attention, at most the convolution's output channels",
     ),
     "key_ratio": Key(
         "MODEL.ATTENTION.AA.KEY_RATIO",
         0.2,
-        "above 0, at most 1",
+        Number(0, 1, above=True),
         "κ: depth of the keys over the convolution's output channels, rounded up to a multiple of "
         "the heads",
     ),
     "value_ratio": Key(
         "MODEL.ATTENTION.AA.VALUE_RATIO",
         0.1,
-        "0 to 1",
+        Number(0, 1),
         "υ: attention maps over the convolution's output channels, rounded down to a multiple of "
         "the heads but at least one a head; 0 is the plain convolution, 1 leaves none of it to "
         '`MERGE: "concat"`',
@@ -64,19 +62,19 @@ ATTENTION_KEYS = {
     "min_key_depth_per_head": Key(
         "MODEL.ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD",
         0,
-        "0 or more",
+        whole(0, 1024),
         "Least depth of a head's keys; the paper's ImageNet networks use 20, its detectors none",
     ),
     "pool_stages": Key(
         "MODEL.ATTENTION.AA.POOL_STAGES",
         ["res3"],
-        f"list of {_one_of(STAGE_NAMES)}",
+        _STAGES,
         "Stages whose attention runs at half the resolution",
     ),
     "merge": Key(
         "MODEL.ATTENTION.AA.MERGE",
         "concat",
-        _one_of(MERGES),
+        Choice(*MERGES),
         "How attention joins the convolution: its maps take the place of the last filters (the "
         "paper, for training from random weights), or are added to all of them by a projection "
         "that starts at zero, which leaves a pretrained network what it is",
@@ -84,27 +82,27 @@ ATTENTION_KEYS = {
     "relative": Key(
         "MODEL.ATTENTION.AA.RELATIVE",
         True,
-        "True, False",
+        Flag(),
         "Learned relative positions",
     ),
     "absolute": Key(
         "MODEL.ATTENTION.AA.ABSOLUTE",
         False,
-        "True, False",
+        Flag(),
         "Sinusoidal absolute positions, added to the attention's input; with neither, attention "
         "has no notion of position",
     ),
     "max_image_size": Key(
         "MODEL.ATTENTION.AA.MAX_IMAGE_SIZE",
         1344,
-        "1 or more, pixels",
+        whole(1, 10**6, "pixels"),
         "Longest image side that distances are told on: a map of stride s has tables for "
         "ceil(size / s) pixels; beyond them distances are clamped",
     ),
     "mask_padding": Key(
         "MODEL.ATTENTION.AA.MASK_PADDING",
         "auto",
-        _one_of(("auto", *MASKS)),
+        Choice("auto", *MASKS),
         "What the zero padding of a batch is kept out of, for all of CONV and GATE: nothing; "
         "attention and gates; also convolutions, but for the padding that an image has alone; or "
         'for all of it. "auto" is "batch" with attention or a gate, "none" without',
@@ -112,19 +110,19 @@ ATTENTION_KEYS = {
     "backend": Key(
         "MODEL.ATTENTION.AA.BACKEND",
         "auto",
-        _one_of(("auto", *BACKENDS)),
+        Choice("auto", registry=BACKENDS),
         "How the attention operator is computed",
     ),
     "aw_reduction": Key(
         "MODEL.ATTENTION.AW.REDUCTION",
         16,
-        "1 or more",
+        _REDUCTION,
         'Of `CONV: "aw"`: input channels over those its attention is computed in',
     ),
     "gate_reduction": Key(
         "MODEL.ATTENTION.SE.REDUCTION",
         16,
-        "1 or more",
+        _REDUCTION,
         "The same of the gate, CBAM included",
     ),
 }
@@ -148,13 +146,9 @@ def attention_spec(cfg: CfgNode) -> AttentionSpec:
         )
     values = {}
     for field, key in ATTENTION_KEYS.items():
-        values[field] = cfg
-        for part in key.name.split("."):
-            values[field] = values[field][part]
-    try:
-        spec = AttentionSpec(**values)
-    except ValueError as error:
-        raise name_key(error) from None
+        require(cfg, key.name, key.allowed)
+        values[field] = get(cfg, key.name)
+    spec = AttentionSpec(**values)
     if not any(mean % 1 for mean in cfg.MODEL.PIXEL_MEAN):
         # a pixel that is zero in all channels may be a real one
         idle = ("auto", "none", "attention") if not (spec.conv or spec.gate) else ("none",)

@@ -1,19 +1,17 @@
 """``DATASETS.COCO_FILES``: a user's own datasets, so that a config alone says what it trains on."""
 
-from typing import Any
-
 from fvcore.common.config import CfgNode
 
-from .errors import ConfigError
+from .constraints import ListOf, Text, require
 from .keys import Key, add_keys
 
 DATASET_KEYS = (
     Key(
         "DATASETS.COCO_FILES",
         [],
-        "list of `[name, annotation file, image folder]`",
-        "Datasets in COCO's format, which DATASETS.TRAIN and TEST may name; `--train-json` and "
-        "`--val-json` set it",
+        ListOf(ListOf(Text(), 3, 3)),
+        "Datasets in COCO's format, which DATASETS.TRAIN and TEST may name: a name, the annotation "
+        "file and the images' folder of each; `--train-json` and `--val-json` set it",
     ),
 )
 
@@ -27,23 +25,10 @@ def coco_files(cfg: CfgNode) -> list[tuple[str, str, str]]:
     """Name, annotation file and image folder of every entry; none where the key is not there.
 
     Raises:
-        ConfigError: an entry that is something else; names the key.
+        ConfigError: it is something else; names the key.
     """
-    entries = []
-    for entry in cfg.DATASETS.get("COCO_FILES", []):
-        if not _three_texts(entry):
-            raise ConfigError(
-                "DATASETS.COCO_FILES must be lists of three texts, [name, annotation file, image "
-                f"folder], got {entry!r}"
-            )
-        name, annotation_file, image_root = entry
-        entries.append((name, annotation_file, image_root))
-    return entries
-
-
-def _three_texts(entry: Any) -> bool:
-    return (
-        isinstance(entry, (list, tuple))
-        and len(entry) == 3
-        and all(isinstance(text, str) and text for text in entry)
-    )
+    if "COCO_FILES" not in cfg.DATASETS:
+        return []
+    (key,) = DATASET_KEYS
+    require(cfg, key.name, key.allowed)
+    return [tuple(entry) for entry in cfg.DATASETS.COCO_FILES]

@@ -1,14 +1,11 @@
 """detectron2's keys: defaults, values that make sense, and what the embedded engine honours."""
 
 import math
-import operator
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
+from .constraints import Choice, Constraint, Device, Flag, Levels, ListOf, Number, Text, whole
 
-Check = tuple[str, Callable[[Any], bool]]  # what a value must be, in words, and whether it is
 DEFAULT = ()  # of `embedded`: the default alone
 
 
@@ -17,150 +14,150 @@ class Detectron2Key(NamedTuple):
 
     Attributes:
         default: detectron2's, but for the four that only a RetinaNet can have here.
-        check: of both engines; None where a run trips over no value of the type.
+        allowed: on both engines; None for a key that this project leaves to detectron2.
         embedded: the values that the embedded engine honours; None for all, :data:`DEFAULT` for a
             key that only detectron2 reads.
     """
 
     default: Any
-    check: Check | None = None
+    allowed: Constraint | None = None
     embedded: Sequence[Any] | None = None
 
 
-def at_least(least: int) -> Check:
-    """A check: numbers from there on."""
-    return f"be at least {least}", partial(operator.le, least)
-
-
-def _one_of(*choices: Any) -> Check:
-    return f"be one of {', '.join(map(str, choices))}", choices.__contains__
-
-
-def numbers(values: Sequence[Any]) -> bool:
-    """Whether all are finite numbers."""
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
-
-
-def _increasing(steps: Sequence[Any]) -> bool:
-    return numbers(steps) and all(low < high for low, high in zip((0, *steps), steps))
-
-
-def _sizes(sizes: Sequence[Any]) -> bool:
-    return len(sizes) > 0 and all(type(size) is int and size >= 0 for size in sizes)
-
-
-def _is_device(name: str) -> bool:
-    try:
-        torch.device(name)
-    except RuntimeError:
-        return False
-    return True
-
+# The bounds are far from what anybody trains with. They keep out what no machine has memory for,
+# and what would overflow.
+_FLAG = Flag()
+_NAMES = ListOf(Text())
+_ITERATIONS = 10**12
+_COUNT = whole(1, 10**9)
+CLASSES = whole(1, 10**6)  # of any head
+_SHARE = Number(0, 1)
+_FACTOR = Number(0, 10**6)
+_SIZE = whole(0, 32768, "pixels; 0 resizes nothing")
+_LONGEST = whole(1, 10**9)
+_NORM = Choice(
+    "", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN"
+)
+_PIXEL = Number(-(10**6), 10**6)
+_PIXEL_SCALE = Number(10**-6, 10**6)
+_RETINANET_STAGES = ["res3", "res4", "res5"]
+_RETINANET_LEVELS = ["p3", "p4", "p5", "p6", "p7"]
 
 KEYS = {
-    "VERSION": Detectron2Key(2, embedded=(2,)),
-    "MODEL.DEVICE": Detectron2Key("cuda", ("be cuda, cuda:<number> or cpu", _is_device)),
-    "MODEL.META_ARCHITECTURE": Detectron2Key("RetinaNet", embedded=("RetinaNet",)),
-    "MODEL.WEIGHTS": Detectron2Key(""),
-    "MODEL.PIXEL_MEAN": Detectron2Key([103.53, 116.28, 123.675]),
-    "MODEL.PIXEL_STD": Detectron2Key([1.0, 1.0, 1.0]),
-    "MODEL.MASK_ON": Detectron2Key(False, embedded=(False,)),
+    "VERSION": Detectron2Key(2, whole(1, 2), embedded=(2,)),
+    "MODEL.DEVICE": Detectron2Key("cuda", Device()),
+    "MODEL.META_ARCHITECTURE": Detectron2Key("RetinaNet", Text(), embedded=("RetinaNet",)),
+    "MODEL.WEIGHTS": Detectron2Key("", Text(empty=True)),
+    "MODEL.PIXEL_MEAN": Detectron2Key([103.53, 116.28, 123.675], ListOf(_PIXEL, least=1)),
+    "MODEL.PIXEL_STD": Detectron2Key([1.0, 1.0, 1.0], ListOf(_PIXEL_SCALE, least=1)),
+    "MODEL.MASK_ON": Detectron2Key(False, _FLAG, embedded=(False,)),
     "MODEL.BACKBONE.NAME": Detectron2Key(
         "build_retinanet_resnet_fpn_backbone",
+        Text(),
         embedded=("build_retinanet_resnet_fpn_backbone", "build_retinanet_aa_resnet_fpn_backbone"),
     ),
-    "MODEL.BACKBONE.FREEZE_AT": Detectron2Key(2),
-    "MODEL.RESNETS.DEPTH": Detectron2Key(50, _one_of(18, 34, 50, 101, 152)),
+    "MODEL.BACKBONE.FREEZE_AT": Detectron2Key(2, whole(0, 5)),
+    "MODEL.RESNETS.DEPTH": Detectron2Key(50, Choice(18, 34, 50, 101, 152)),
     "MODEL.RESNETS.OUT_FEATURES": Detectron2Key(
-        ["res3", "res4", "res5"], embedded=(["res3", "res4", "res5"],)
+        _RETINANET_STAGES, _NAMES, embedded=(_RETINANET_STAGES,)
     ),
-    "MODEL.RESNETS.NUM_GROUPS": Detectron2Key(1),
-    "MODEL.RESNETS.NORM": Detectron2Key("FrozenBN", embedded=("FrozenBN", "BN", "SyncBN", "GN")),
-    "MODEL.RESNETS.WIDTH_PER_GROUP": Detectron2Key(64),
-    "MODEL.RESNETS.STRIDE_IN_1X1": Detectron2Key(True),
-    "MODEL.RESNETS.RES5_DILATION": Detectron2Key(1, embedded=(1,)),
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": Detectron2Key(256),
+    "MODEL.RESNETS.NUM_GROUPS": Detectron2Key(1, whole(1, 4096)),
+    "MODEL.RESNETS.NORM": Detectron2Key(
+        "FrozenBN", _NORM, embedded=("FrozenBN", "BN", "SyncBN", "GN")
+    ),
+    "MODEL.RESNETS.WIDTH_PER_GROUP": Detectron2Key(64, whole(1, 4096)),
+    "MODEL.RESNETS.STRIDE_IN_1X1": Detectron2Key(True, _FLAG),
+    "MODEL.RESNETS.RES5_DILATION": Detectron2Key(1, Choice(1, 2), embedded=(1,)),
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": Detectron2Key(256, whole(1, 4096)),
     "MODEL.FPN.IN_FEATURES": Detectron2Key(
-        ["res3", "res4", "res5"], embedded=(["res3", "res4", "res5"],)
+        _RETINANET_STAGES, _NAMES, embedded=(_RETINANET_STAGES,)
     ),
-    "MODEL.FPN.OUT_CHANNELS": Detectron2Key(256, at_least(1)),
-    "MODEL.FPN.NORM": Detectron2Key("", embedded=("", "BN", "SyncBN", "GN")),
-    "MODEL.FPN.FUSE_TYPE": Detectron2Key("sum", embedded=("sum",)),
+    "MODEL.FPN.OUT_CHANNELS": Detectron2Key(256, whole(1, 4096)),
+    "MODEL.FPN.NORM": Detectron2Key("", _NORM, embedded=("", "BN", "SyncBN", "GN")),
+    "MODEL.FPN.FUSE_TYPE": Detectron2Key("sum", Choice("sum", "avg"), embedded=("sum",)),
     "MODEL.ANCHOR_GENERATOR.NAME": Detectron2Key(
-        "DefaultAnchorGenerator", embedded=("DefaultAnchorGenerator",)
+        "DefaultAnchorGenerator", Text(), embedded=("DefaultAnchorGenerator",)
     ),
-    "MODEL.ANCHOR_GENERATOR.SIZES": Detectron2Key([[32, 64, 128, 256, 512]]),
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": Detectron2Key([[0.5, 1.0, 2.0]]),
-    "MODEL.ANCHOR_GENERATOR.OFFSET": Detectron2Key(0.0),
-    "MODEL.RETINANET.NUM_CLASSES": Detectron2Key(80),
+    "MODEL.ANCHOR_GENERATOR.SIZES": Detectron2Key(
+        [[32, 64, 128, 256, 512]], Levels(Number(0.01, 10**6))
+    ),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": Detectron2Key(
+        [[0.5, 1.0, 2.0]], Levels(Number(0.001, 1000))
+    ),
+    "MODEL.ANCHOR_GENERATOR.OFFSET": Detectron2Key(0.0, Number(0, 1, below=True)),
+    "MODEL.RETINANET.NUM_CLASSES": Detectron2Key(80, CLASSES),
     "MODEL.RETINANET.IN_FEATURES": Detectron2Key(
-        ["p3", "p4", "p5", "p6", "p7"], embedded=(["p3", "p4", "p5", "p6", "p7"],)
+        _RETINANET_LEVELS, ListOf(Text(), least=1), embedded=(_RETINANET_LEVELS,)
     ),
-    "MODEL.RETINANET.NUM_CONVS": Detectron2Key(4, at_least(0)),
-    "MODEL.RETINANET.IOU_THRESHOLDS": Detectron2Key([0.4, 0.5]),
-    "MODEL.RETINANET.IOU_LABELS": Detectron2Key([0, -1, 1], embedded=([0, -1, 1],)),
-    "MODEL.RETINANET.PRIOR_PROB": Detectron2Key(0.01),
-    "MODEL.RETINANET.SCORE_THRESH_TEST": Detectron2Key(0.05),
-    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": Detectron2Key(1000),
-    "MODEL.RETINANET.NMS_THRESH_TEST": Detectron2Key(0.5),
-    "MODEL.RETINANET.BBOX_REG_WEIGHTS": Detectron2Key((1.0, 1.0, 1.0, 1.0)),
-    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": Detectron2Key(2.0),
-    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": Detectron2Key(0.25),
-    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": Detectron2Key(0.1),
+    "MODEL.RETINANET.NUM_CONVS": Detectron2Key(4, whole(0, 1000)),
+    "MODEL.RETINANET.IOU_THRESHOLDS": Detectron2Key(
+        [0.4, 0.5], ListOf(Number(0, 1, above=True), least=1, order="sorted")
+    ),
+    "MODEL.RETINANET.IOU_LABELS": Detectron2Key(
+        [0, -1, 1], ListOf(Choice(-1, 0, 1), least=2), embedded=([0, -1, 1],)
+    ),
+    "MODEL.RETINANET.PRIOR_PROB": Detectron2Key(0.01, Number(1e-9, 1, below=True)),
+    "MODEL.RETINANET.SCORE_THRESH_TEST": Detectron2Key(0.05, _SHARE),
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": Detectron2Key(1000, _COUNT),
+    "MODEL.RETINANET.NMS_THRESH_TEST": Detectron2Key(0.5, _SHARE),
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": Detectron2Key(
+        (1.0, 1.0, 1.0, 1.0), ListOf(Number(10**-6, 10**6), 4, 4)
+    ),
+    "MODEL.RETINANET.FOCAL_LOSS_GAMMA": Detectron2Key(2.0, Number(0, 100)),
+    "MODEL.RETINANET.FOCAL_LOSS_ALPHA": Detectron2Key(
+        0.25, Number(-1, 1, note="below 0: no weights")
+    ),
+    "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": Detectron2Key(0.1, _FACTOR),
     "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": Detectron2Key(
-        "smooth_l1", embedded=("smooth_l1", "giou", "diou", "ciou")
+        "smooth_l1", Choice("smooth_l1", "giou", "diou", "ciou")
     ),
-    "MODEL.RETINANET.NORM": Detectron2Key("", embedded=("", "GN")),
-    "INPUT.MIN_SIZE_TRAIN": Detectron2Key((800,), ("be one or more sizes of at least 0", _sizes)),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": Detectron2Key("choice", _one_of("choice", "range")),
-    "INPUT.MAX_SIZE_TRAIN": Detectron2Key(1333, at_least(1)),
-    "INPUT.MIN_SIZE_TEST": Detectron2Key(800, at_least(0)),
-    "INPUT.MAX_SIZE_TEST": Detectron2Key(1333, at_least(1)),
-    "INPUT.RANDOM_FLIP": Detectron2Key("horizontal", _one_of("horizontal", "vertical", "none")),
+    "MODEL.RETINANET.NORM": Detectron2Key("", _NORM, embedded=("", "GN")),
+    "INPUT.MIN_SIZE_TRAIN": Detectron2Key((800,), ListOf(_SIZE, least=1)),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": Detectron2Key("choice", Choice("choice", "range")),
+    "INPUT.MAX_SIZE_TRAIN": Detectron2Key(1333, _LONGEST),
+    "INPUT.MIN_SIZE_TEST": Detectron2Key(800, _SIZE),
+    "INPUT.MAX_SIZE_TEST": Detectron2Key(1333, _LONGEST),
+    "INPUT.RANDOM_FLIP": Detectron2Key("horizontal", Choice("horizontal", "vertical", "none")),
     "INPUT.FORMAT": Detectron2Key(
-        "BGR", _one_of("BGR", "RGB", "L", "YUV-BT.601"), embedded=("BGR", "RGB")
+        "BGR", Choice("BGR", "RGB", "L", "YUV-BT.601"), embedded=("BGR", "RGB")
     ),
-    "DATASETS.TRAIN": Detectron2Key(()),
-    "DATASETS.TEST": Detectron2Key(()),
-    "DATALOADER.NUM_WORKERS": Detectron2Key(4, at_least(0)),
-    "DATALOADER.ASPECT_RATIO_GROUPING": Detectron2Key(True),
-    "DATALOADER.SAMPLER_TRAIN": Detectron2Key("TrainingSampler", embedded=("TrainingSampler",)),
-    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Detectron2Key(True),
+    "DATASETS.TRAIN": Detectron2Key((), _NAMES),
+    "DATASETS.TEST": Detectron2Key((), _NAMES),
+    "DATALOADER.NUM_WORKERS": Detectron2Key(4, whole(0, 1024)),
+    "DATALOADER.ASPECT_RATIO_GROUPING": Detectron2Key(True, _FLAG),
+    "DATALOADER.SAMPLER_TRAIN": Detectron2Key(
+        "TrainingSampler",
+        Choice("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"),
+        embedded=("TrainingSampler",),
+    ),
+    "DATALOADER.FILTER_EMPTY_ANNOTATIONS": Detectron2Key(True, _FLAG),
     "SOLVER.LR_SCHEDULER_NAME": Detectron2Key(
-        "WarmupMultiStepLR", _one_of("WarmupMultiStepLR", "WarmupCosineLR")
+        "WarmupMultiStepLR", Choice("WarmupMultiStepLR", "WarmupCosineLR")
     ),
-    "SOLVER.MAX_ITER": Detectron2Key(40000, at_least(1)),
-    "SOLVER.BASE_LR": Detectron2Key(
-        0.001, ("be finite and above 0", lambda value: 0 < value < math.inf)
-    ),
-    "SOLVER.BASE_LR_END": Detectron2Key(0.0),
-    "SOLVER.MOMENTUM": Detectron2Key(
-        0.9, ("be at least 0 and below 1", lambda value: 0 <= value < 1)
-    ),
-    "SOLVER.NESTEROV": Detectron2Key(False),
-    "SOLVER.WEIGHT_DECAY": Detectron2Key(
-        0.0001, ("be finite and at least 0", lambda value: 0 <= value < math.inf)
-    ),
-    "SOLVER.WEIGHT_DECAY_NORM": Detectron2Key(0.0),
-    "SOLVER.GAMMA": Detectron2Key(
-        0.1, ("be finite and above 0", lambda value: 0 < value < math.inf)
-    ),
-    "SOLVER.STEPS": Detectron2Key((30000,), ("be iterations above 0, in order", _increasing)),
-    "SOLVER.WARMUP_FACTOR": Detectron2Key(1.0 / 1000),
-    "SOLVER.WARMUP_ITERS": Detectron2Key(1000, at_least(0)),
-    "SOLVER.WARMUP_METHOD": Detectron2Key("linear", _one_of("linear", "constant")),
-    "SOLVER.CHECKPOINT_PERIOD": Detectron2Key(5000, at_least(1)),
-    "SOLVER.IMS_PER_BATCH": Detectron2Key(16, at_least(1)),
-    "SOLVER.REFERENCE_WORLD_SIZE": Detectron2Key(0, at_least(0)),
-    "SOLVER.CLIP_GRADIENTS.ENABLED": Detectron2Key(False),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Detectron2Key("value", embedded=("value", "norm")),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": Detectron2Key(1.0),
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Detectron2Key(2.0),
-    "SOLVER.AMP.ENABLED": Detectron2Key(False),
-    "TEST.EVAL_PERIOD": Detectron2Key(0, at_least(0)),
-    "TEST.DETECTIONS_PER_IMAGE": Detectron2Key(100, at_least(1)),
-    "OUTPUT_DIR": Detectron2Key("./output"),
-    "SEED": Detectron2Key(-1),
+    "SOLVER.MAX_ITER": Detectron2Key(40000, whole(1, _ITERATIONS)),
+    "SOLVER.BASE_LR": Detectron2Key(0.001, Number(0, 10**6, above=True)),
+    "SOLVER.BASE_LR_END": Detectron2Key(0.0, _FACTOR),
+    "SOLVER.MOMENTUM": Detectron2Key(0.9, Number(0, 1, below=True)),
+    "SOLVER.NESTEROV": Detectron2Key(False, _FLAG),
+    "SOLVER.WEIGHT_DECAY": Detectron2Key(0.0001, _FACTOR),
+    "SOLVER.WEIGHT_DECAY_NORM": Detectron2Key(0.0, _FACTOR),
+    "SOLVER.GAMMA": Detectron2Key(0.1, Number(0, 1, above=True)),
+    "SOLVER.STEPS": Detectron2Key((30000,), ListOf(whole(1, _ITERATIONS), order="increasing")),
+    "SOLVER.WARMUP_FACTOR": Detectron2Key(1.0 / 1000, _SHARE),
+    "SOLVER.WARMUP_ITERS": Detectron2Key(1000, whole(0, _ITERATIONS)),
+    "SOLVER.WARMUP_METHOD": Detectron2Key("linear", Choice("linear", "constant")),
+    "SOLVER.CHECKPOINT_PERIOD": Detectron2Key(5000, whole(1, _ITERATIONS)),
+    "SOLVER.IMS_PER_BATCH": Detectron2Key(16, whole(1, 65536)),
+    "SOLVER.REFERENCE_WORLD_SIZE": Detectron2Key(0, whole(0, 65536, "0 scales nothing")),
+    "SOLVER.CLIP_GRADIENTS.ENABLED": Detectron2Key(False, _FLAG),
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": Detectron2Key("value", Choice("value", "norm")),
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": Detectron2Key(1.0, Number(0, 10**6, above=True)),
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": Detectron2Key(2.0, Number(1, math.inf)),
+    "SOLVER.AMP.ENABLED": Detectron2Key(False, _FLAG),
+    "TEST.EVAL_PERIOD": Detectron2Key(0, whole(0, _ITERATIONS, "0: at the end only")),
+    "TEST.DETECTIONS_PER_IMAGE": Detectron2Key(100, _COUNT),
+    "OUTPUT_DIR": Detectron2Key("./output", Text()),
+    "SEED": Detectron2Key(-1, whole(-(2**31), 4 * 10**9, "negative: another for every run")),
     # not honoured by the embedded engine; detectron2's config.yaml names them, so that their
     # defaults are no reason to refuse
     "MODEL.LOAD_PROPOSALS": Detectron2Key(False, embedded=DEFAULT),

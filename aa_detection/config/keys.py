@@ -1,4 +1,4 @@
-"""Keys that this project adds to detectron2's config: default, values and meaning in one place."""
+"""Keys that this project adds to detectron2's config, with all that is to be said of each."""
 
 import copy
 from collections.abc import Iterable
@@ -7,6 +7,8 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from .constraints import Constraint
+
 
 @dataclass(frozen=True)
 class Key:
@@ -14,13 +16,13 @@ class Key:
 
     Attributes:
         name: dotted, from the config's root.
-        values: which are allowed, in words; what checks them is elsewhere.
+        allowed: what the value may be, on either engine.
         meaning: one line.
     """
 
     name: str
     default: Any
-    values: str
+    allowed: Constraint
     meaning: str
 
 

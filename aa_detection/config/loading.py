@@ -4,6 +4,7 @@ fvcore's ``CfgNode`` (detectron2's is a subclass) does the merging and the type 
 done here because detectron2's loader evaluates Python tags by default.
 """
 
+import contextlib
 import math
 import os
 import re
@@ -14,10 +15,17 @@ from typing import Any, TextIO
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
+from .constraints import shown
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file, configs_folder, packaged_configs
 
+_MOST_CHARACTERS = 1_000_000  # of a file: PyYAML takes a kilobyte and 10 µs for each
 _MOST_VALUES = 100_000
+# of fvcore's merging, and of Python on numbers and nesting that it cannot hold
+_REFUSALS = (
+    *(ValueError, TypeError, KeyError, AssertionError, SyntaxError),
+    *(RecursionError, MemoryError),
+)
 # fvcore's words
 _TYPE_MISMATCH = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs. <class '(\w+)'>\) with values \((.*) vs. (.*)\) "
@@ -35,7 +43,7 @@ class _Loader(yaml.SafeLoader):
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None and _written_out(node, {}) > _MOST_VALUES:
-            raise ValueError(f"aliases that stand for more than {_MOST_VALUES} values")
+            raise ValueError(f"more than {_MOST_VALUES} values, aliases written out")
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -85,7 +93,7 @@ def merge_text(cfg: CfgNode, text: str, source: str) -> None:
     Raises:
         ConfigError: as :func:`merge_yaml`; and for a text that names a base, which would be a file.
     """
-    tree = _parse(text, source)
+    tree = parse_yaml(text, source)
     if BASE_KEY in tree:
         raise ConfigError(f"{source}: expected a whole config, got one with {BASE_KEY}")
     _merge(cfg, tree, source)
@@ -142,7 +150,7 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
         raise ConfigError(f"{path}: its {BASE_KEY} chain leads back to itself")
     try:
         with open(path, encoding="utf-8") as file:
-            tree = _parse(file, path)
+            tree = parse_yaml(file, path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the config file: {error.strerror}") from None
 
@@ -160,9 +168,16 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
     yield path, tree
 
 
-def _parse(text: str | TextIO, path: str) -> dict[str, Any]:
-    """A YAML text's keys and values; `path` is where it stands, for errors."""
+def parse_yaml(text: str | TextIO, path: str) -> dict[str, Any]:
+    """A YAML text's keys and values; `path` is where it stands, for errors.
+
+    Raises:
+        ConfigError: it is not YAML, not a mapping of texts, or larger than any config.
+    """
     try:
+        text = text if isinstance(text, str) else text.read(_MOST_CHARACTERS + 1)
+        if len(text) > _MOST_CHARACTERS:
+            raise ConfigError(f"{path}: more than {_MOST_CHARACTERS:,} characters, no config file")
         tree = yaml.load(text, _Loader)
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a YAML file: it is not UTF-8 text") from None
@@ -190,11 +205,11 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
     try:
         _whole_numbers_to_floats(cfg, tree)
         cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has a type of its own
-    except (ValueError, TypeError, KeyError, AssertionError, SyntaxError, RecursionError) as error:
+    except _REFUSALS as error:
         problem = " ".join(str(error).split())
         if mismatch := _TYPE_MISMATCH.fullmatch(problem):
             expected, got, old, new, key = mismatch.groups()
-            problem = f"{key} must be of type {expected} such as {old}, got {new} of type {got}"
+            problem = f"{key}: got {new:.80} of type {got}, expected {expected}, such as {old}"
         raise ConfigError(f"{source}: {problem}") from None
 
 
@@ -218,11 +233,11 @@ def _check_keys(
             raise UnknownKeyError(source, _first_leaf(name, value), known)
         if isinstance(cfg[key], CfgNode):
             if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {name} must hold keys of its own, got {value!r}")
+                raise ConfigError(f"{source}: {name}: got {shown(value)}, expected keys of its own")
             _check_keys(cfg[key], value, f"{name}.", known, source)
         elif isinstance(value, dict) and cfg[key] is not None:
             raise ConfigError(
-                f"{source}: {name} must be a value, got keys {', '.join(map(str, value))}"
+                f"{source}: {name}: got {shown(value)}, expected a value without keys"
             )
 
 
@@ -242,4 +257,5 @@ def _whole_numbers_to_floats(cfg: CfgNode, tree: dict[str, Any]) -> None:
         elif isinstance(default, float):
             decoded = CfgNode._decode_cfg_value(value)
             if isinstance(decoded, int) and not isinstance(decoded, bool):
-                tree[key] = float(decoded)
+                with contextlib.suppress(OverflowError):
+                    tree[key] = float(decoded)

@@ -1,9 +1,12 @@
 """Annotation files: their JSON, and pycocotools' index over it."""
 
 import contextlib
+import errno
 import gc
 import io
 import json
+import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,14 +26,21 @@ def load_json(path: StrPath) -> Any:
         OSError, ValueError, RecursionError: as ``json.loads``.
     """
     with open(path, "rb") as file:
+        if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is a device, which may never end", os.fspath(path))
         text = file.read()
     with no_garbage_collection():
-        try:
-            return orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            if "depth" in str(error):  # the standard library's parser recurses, on the stack
-                raise RecursionError("nested more than 1024 levels deep") from None
-            return json.loads(text)
+        return parse_json(text)
+
+
+def parse_json(text: bytes) -> Any:
+    """As :func:`load_json`."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if "depth" in str(error):  # the standard library's parser recurses, on the stack
+            raise RecursionError("nested more than 1024 levels deep") from None
+        return json.loads(text)
 
 
 @contextlib.contextmanager

@@ -69,7 +69,9 @@ def read_image(
     """
     with _open(path, image_id) as file:
         as_stored = file.size
-        image = upright_rgb(file)
+        _check_mode(file)
+        ImageOps.exif_transpose(file, in_place=True)  # a large image's copy takes a gigabyte
+        image = _rgb(file)
     _check_size(path, image_id, as_stored, image.size, size)
     return image
 
@@ -81,10 +83,16 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         OSError: its pixels are of 32 bits.
     """
     _check_mode(image)
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    return upright.convert("RGB")
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def check_image_header(path: StrPath, image_id: object, size: tuple[float, float]) -> None:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,17 @@ def print_error(line: str) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
         time.sleep(2 * _GRACE)
     with contextlib.suppress(OSError):  # a terminal that is gone
-        print(line, file=sys.stderr, flush=True)
+        print(_on_one_line(line), file=sys.stderr, flush=True)
+
+
+def _on_one_line(text: str) -> str:
+    """With escapes for what a file's name may hold and a terminal would obey or break a line at."""
+    return "".join(
+        each.encode("unicode_escape").decode()
+        if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp")
+        else each
+        for each in text
+    )
 
 
 def _start(

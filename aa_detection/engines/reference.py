@@ -8,9 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..config.attention_keys import ATTENTION_KEYS
-from ..config.augmentation_keys import AUGMENTATION_KEYS
-from ..config.dataset_keys import DATASET_KEYS
+from ..config.constraints import Constraint
 from ..config.detectron2_keys import (
     NOT_OF_A_RETINANET,
     Detectron2Key,
@@ -18,6 +16,7 @@ from ..config.detectron2_keys import (
     honoured,
 )
 from ..config.keys import Key
+from ..config.table import OWN_KEYS
 
 COMMAND = "python -m aa_detection.engines.reference > docs/configuration.md"
 
@@ -45,12 +44,10 @@ detectron2 reads all its keys, and
 [its reference](https://detectron2.readthedocs.io/en/latest/modules/config.html#yaml-config-references)
 says what they mean. The embedded engine has these of them, with detectron2's defaults but for
 what a RetinaNet needs: `MODEL.META_ARCHITECTURE`, `MODEL.BACKBONE.NAME`,
-`MODEL.RESNETS.OUT_FEATURES` and `MODEL.FPN.IN_FEATURES`. Where values are listed, others are
-refused.
+`MODEL.RESNETS.OUT_FEATURES` and `MODEL.FPN.IN_FEATURES`. The values are those that the
+embedded engine takes; where they are given in words, detectron2 takes the same.
 
 {read}
-
-(1) Of both engines.
 
 ## Refused by the embedded engine
 
@@ -66,10 +63,9 @@ command line: {unread}.
 
 def reference() -> str:
     """The page, in Markdown."""
-    own = [*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS, *DATASET_KEYS]
     return _TEXT.format(
         command=COMMAND,
-        own="\n".join(_own_rows(own)),
+        own="\n".join(_own_rows(OWN_KEYS)),
         read="\n".join(_read_rows(honoured())),
         refused="\n".join(
             f"- `{name}` {_code(key.default)}" for name, key in detectron2_only().items()
@@ -82,8 +78,8 @@ def _own_rows(keys: Iterable[Key]) -> Iterator[str]:
     yield "| key | type | default | values | |"
     yield "|---|---|---|---|---|"
     for key in keys:
-        kind = type(key.default).__name__
-        yield (f"| `{key.name}` | {kind} | {_code(key.default)} | {key.values} | {key.meaning} |")
+        kind, allowed = type(key.default).__name__, _words(key.allowed)
+        yield f"| `{key.name}` | {kind} | {_code(key.default)} | {allowed} | {key.meaning} |"
 
 
 def _read_rows(keys: Mapping[str, Detectron2Key]) -> Iterator[str]:
@@ -93,9 +89,13 @@ def _read_rows(keys: Mapping[str, Detectron2Key]) -> Iterator[str]:
         values = ""
         if key.embedded is not None:
             values = ", ".join(map(_code, key.embedded))
-        elif key.check is not None:
-            values = key.check[0].removeprefix("be ").replace("<", r"\<") + " (1)"
+        elif key.allowed is not None:
+            values = _words(key.allowed)
         yield f"| `{name}` | {_code(key.default)} | {values} |"
+
+
+def _words(allowed: Constraint) -> str:
+    return allowed.expected.replace("<", r"\<")
 
 
 def _code(value: Any) -> str:

@@ -30,6 +30,7 @@ from ..checkpoints.loading import fit_checkpoint
 from ..checkpoints.paths import PATHS
 from ..config import (
     ConfigError,
+    check_batch,
     check_evaluation,
     check_shares,
     check_training,
@@ -38,7 +39,7 @@ from ..config import (
 )
 from ..data import CocoDataset, DatasetReport, check_datasets, require_usable
 from ..overwriting import refuse_overwriting
-from ..training.failures import one_line_endings
+from ..training.failures import RunError, is_out_of_memory, one_line_endings
 from ..training.files import alone_in, check_output_dir, check_unfinished
 from ..training.interrupt import StopSignals
 from .options import RunOptions
@@ -133,6 +134,7 @@ def preflight(
 
     Raises:
         ConfigError, DatasetError: see :meth:`aa_detection.engines.Engine.run`.
+        RunError: there is no memory for the network.
     """
     checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if options.resume else None
     if options.eval_only:
@@ -142,10 +144,12 @@ def preflight(
     else:
         check_training(cfg)
         check_shares(cfg, processes.total)
+        check_batch(cfg, processes.total)
     on_cpu = cfg.clone()
     on_cpu.defrost()
     on_cpu.MODEL.DEVICE = "cpu"
-    model = build_model(on_cpu)  # or a value that builds none would be found after the first file
+    # or a value that builds none would be found after the first file
+    model = _build(on_cpu, build_model)
     weights = None
     if checkpoint is not None:
         _check_checkpoint(checkpoint, model, None if options.eval_only else cfg, try_state, paths)
@@ -185,6 +189,20 @@ def preflight(
         {dataset.name: sha256(dataset.annotation_file) for dataset in train},
         last_checkpoint,
     )
+
+
+def _build(cfg: CfgNode, build_model: Callable[[CfgNode], nn.Module]) -> nn.Module:
+    try:
+        return build_model(cfg)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        resnets = cfg.MODEL.RESNETS
+        raise RunError(
+            "out of memory for the network alone: lower MODEL.FPN.OUT_CHANNELS "
+            f"({cfg.MODEL.FPN.OUT_CHANNELS}) or MODEL.RESNETS.WIDTH_PER_GROUP "
+            f"({resnets.WIDTH_PER_GROUP})"
+        ) from None
 
 
 def _categories(report: DatasetReport) -> dict[int, str]:

@@ -13,6 +13,8 @@ from ..data.images import is_stream
 
 # of a folder's files; its others are left alone
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_FFMPEG_QUIET = -8  # AV_LOG_QUIET
+_MOST_DIGITS = 9  # of a webcam's number, which is an int of C's
 _VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 
@@ -34,7 +36,7 @@ class Source:
         """Pictures, as far as a video's file says; 0: unknown."""
         if self.kind != "video":
             return int(self.kind == "image")
-        capture = cv2.VideoCapture(self.name)
+        capture = _capture(self.name)
         try:
             return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         finally:
@@ -77,10 +79,21 @@ class Source:
         return rate if 0 < rate <= 1000 else 25.0
 
     def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(self.name if self.kind == "video" else int(self.name))
+        capture = _capture(self.name if self.kind == "video" else int(self.name))
         if not capture.isOpened():
             raise DatasetError(f"{self.kind} {self.name} cannot be opened")
         return capture
+
+
+def _capture(source: str | int) -> cv2.VideoCapture:
+    """OpenCV's, without the lines that it and FFmpeg write to standard error by themselves."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", str(_FFMPEG_QUIET))
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(source)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
@@ -108,7 +121,7 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
             raise DatasetError(f"{word}: a pipe or a device, expected images or videos")
         elif path.exists():
             found.append((word, _kind(path), Path(path.name)))
-        elif word.isdecimal():
+        elif word.isdecimal() and len(word) <= _MOST_DIGITS:
             found.append((word, "webcam", Path(f"webcam{word}")))
         else:
             raise DatasetError(f"{word}: no such file or folder")

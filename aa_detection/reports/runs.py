@@ -1,6 +1,5 @@
 """What a run left in its output directory."""
 
-import json
 import math
 import os
 from collections import defaultdict
@@ -8,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..checkpoints import read_about, read_checkpoint
-from ..config import ConfigError
+from ..config import ConfigError, parse_yaml
+from ..data.annotations import parse_json
 from ..evaluation.coco_ap import METRICS
 
 Series = list[tuple[int, float]]  # (iteration, value) in the order of the iterations
@@ -91,16 +89,20 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if weights.is_file() and not path.exists():
         about = read_about(read_checkpoint(str(weights)))
     try:
-        config = yaml.safe_load(about.config if about is not None else path.read_bytes())
+        if about is not None:
+            config = parse_yaml(about.config, f"{weights}: its config")
+        else:
+            with path.open(encoding="utf-8") as file:
+                config = parse_yaml(file, str(path))
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}: expected the output directory of a run"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     try:
-        usable = bool(config["DATASETS"]["TEST"]) and "ATTENTION" in config["MODEL"]
-    except (KeyError, TypeError):
+        usable = bool(config["DATASETS"]["TEST"][0]) and isinstance(
+            config["MODEL"]["ATTENTION"], dict
+        )
+    except (LookupError, TypeError):
         usable = False
     if not usable:
         raise ConfigError(f"{path}: expected a run's configuration with MODEL and DATASETS.TEST")
@@ -112,15 +114,17 @@ def _read_scalars(path: Path) -> dict[str, Series]:
     if not path.exists():
         return {}
     series: dict[str, dict[int, float]] = defaultdict(dict)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            row = json.loads(line)
-            iteration = int(row["iteration"])
-        except (ValueError, KeyError, TypeError):
+            row = parse_json(line)
+            iteration = row["iteration"]
+            if type(iteration) is not int:
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
                 f"{path}: line {number}: expected an object of JSON with an iteration"
             ) from None
         for key, value in row.items():
-            if key != "iteration" and isinstance(value, (int, float)) and math.isfinite(value):
+            if key != "iteration" and type(value) in (int, float) and abs(value) < math.inf:
                 series[key][iteration] = float(value)  # of two runs in one folder, the later
     return {key: sorted(values.items()) for key, values in series.items()}

@@ -64,14 +64,14 @@ def is_accident(error: BaseException | None) -> bool:
     """Whether :func:`one_line_endings` has a line for it; where not, it is a bug."""
     return (
         isinstance(error, (RunError, OSError))
-        or _out_of_memory(error)
+        or is_out_of_memory(error)
         or _is_dead_worker(error)
         or _is_lone_value(error)
     )
 
 
 def _say(error: Exception, memory_advice: str) -> str:
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return f"out of memory: {memory_advice}"
     if _is_dead_worker(error):
         return _dead_worker(str(error))
@@ -87,7 +87,8 @@ def _say(error: Exception, memory_advice: str) -> str:
     return f"{error.filename or 'OUTPUT_DIR'}: {error.strerror}"
 
 
-def _out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether it says that there is no memory, on a GPU or beside it."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError):

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
-from ..config import ConfigError
+from ..config import ConfigError, parse_yaml
 
 _log = logging.getLogger(__name__)
 _LOCK = ".lock"
@@ -81,10 +80,12 @@ def check_unfinished(cfg: CfgNode) -> None:
     folder = Path(cfg.OUTPUT_DIR)
     if not (folder / "model_final.pth").is_file():
         return
-    wanted = _settings(yaml.safe_load(cfg.dump()))
+    wanted = _settings(parse_yaml(cfg.dump(), "the config"))
+    path = folder / "config.yaml"
     try:
-        found = _settings(yaml.safe_load((folder / "config.yaml").read_bytes()))
-    except (OSError, ValueError, yaml.YAMLError):
+        with path.open(encoding="utf-8") as file:
+            found = _settings(parse_yaml(file, str(path)))
+    except (OSError, ConfigError):
         found = {}
     for key in sorted({*wanted, *found}):
         values = [each.get(key, _MISSING) for each in (found, wanted)]

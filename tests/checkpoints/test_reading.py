@@ -314,6 +314,13 @@ def test_an_address_that_cannot_be_fetched(tmp_path, monkeypatch):
     )
 
 
+def test_a_download_that_fails_leaves_it_at_one_line(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError, match="^https://localhost:1/w.pth: cannot be fetched: "):
+        read_checkpoint("https://localhost:1/w.pth")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 def test_writing_is_whole_or_nothing(tmp_path, monkeypatch, ending):
     path = tmp_path / f"a{ending}"

@@ -131,6 +131,25 @@ def test_an_output_that_cannot_be_written(command, files, capsys):
     assert "val.json" in line and "--output" in line
 
 
+@pytest.mark.parametrize("number", ["99", "1000000000000", "-1"])
+def test_resamples_out_of_range(main, capsys, number):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["a.json", "b.json", "--annotations", "val.json", "--resamples", number])
+    assert exit_info.value.code == 2
+    assert capsys.readouterr().err.endswith(f"and a --seed of at least 0, got {number} and 0\n")
+
+
+def test_names_are_no_mathematics(command, tmp_path):
+    """A dollar sign would have matplotlib read them so, and end in its parser's traceback."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    content = json.loads(Path("val.json").read_text())
+    content["categories"][0]["name"] = r"$\frac{$"
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    names = ("--names", r"$\sqrt{$", r"$_$")
+    assert command("a0.json", "b0.json", *names, annotations=str(tmp_path / "val.json")) == 0
+    assert {path.name for path in (tmp_path / "out put").iterdir()} == WRITTEN
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -27,5 +27,7 @@ def test_entries(cfg):
 )
 def test_what_is_no_entry(cfg, entry):
     cfg.DATASETS.COCO_FILES = [entry]
-    with pytest.raises(ConfigError, match=r"^DATASETS.COCO_FILES must be lists .*, got "):
+    with pytest.raises(
+        ConfigError, match=r"^DATASETS.COCO_FILES: got .*, expected a list, each a list of 3, "
+    ):
         coco_files(cfg)

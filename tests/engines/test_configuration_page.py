@@ -6,9 +6,8 @@ from .conftest import ROOT
 
 pytest.importorskip("lightning", reason="Lightning is not installed")
 
-from aa_detection.config.attention_keys import ATTENTION_KEYS  # noqa: E402
-from aa_detection.config.augmentation_keys import AUGMENTATION_KEYS  # noqa: E402
 from aa_detection.config.loading import leaf_keys  # noqa: E402
+from aa_detection.config.table import OWN_KEYS, constraints  # noqa: E402
 from aa_detection.engines.reference import COMMAND, reference  # noqa: E402
 
 
@@ -23,5 +22,6 @@ def test_no_key_is_missing(torchvision_engine):
     cfg = torchvision_engine.load_config(str(ROOT / "configs/aa_retinanet_R50.yaml"))
     assert set(leaf_keys(cfg)) == set(rows)
     assert len(rows) == len(set(rows))
-    for key in (*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS):
-        assert key.values and key.meaning and "|" not in key.values + key.meaning
+    for key in OWN_KEYS:
+        assert key.meaning and "|" not in key.allowed.expected + key.meaning
+    assert set(leaf_keys(cfg)) == set(constraints())

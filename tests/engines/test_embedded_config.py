@@ -83,13 +83,25 @@ def test_every_default_of_detectron2_but_the_network(torchvision_engine, tmp_pat
         (["TEST.AUG.ENABLED", "True"], "TEST.AUG.ENABLED True needs detectron2"),
         (["INPUT.CROP.ENABLED", "True"], "INPUT.CROP.ENABLED True needs detectron2"),
         (["MODEL.RESNETS.STEM_OUT_CHANNELS", "32"], "STEM_OUT_CHANNELS 32 needs detectron2"),
-        (["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"], "honours 'RetinaNet' only"),
-        (["MODEL.RESNETS.NORM", "LN"], "MODEL.RESNETS.NORM 'LN'"),
-        (["MODEL.RESNETS.DEPTH", "51"], "MODEL.RESNETS.DEPTH must be one of"),
-        (["MODEL.RESNETS.DEPTH", "50"], "RES2_OUT_CHANNELS must be 256 for a ResNet-50"),
-        (["MODEL.RETINANET.NUM_CLASSES", "0"], "NUM_CLASSES must be at least 1"),
-        (["MODEL.ATTENTION.STAGES", "['res6']"], "MODEL.ATTENTION.STAGES must be among res2"),
-        (["SOLVER.LR_SCHEDULER_NAME", "Step"], "SOLVER.LR_SCHEDULER_NAME must be one of"),
+        (
+            ["MODEL.META_ARCHITECTURE", "GeneralizedRCNN"],
+            "expected 'RetinaNet' on the torchvision engine",
+        ),
+        (["MODEL.RESNETS.NORM", "LN"], "MODEL.RESNETS.NORM: got 'LN', expected "),
+        (["MODEL.RESNETS.DEPTH", "51"], "MODEL.RESNETS.DEPTH: got 51, expected one of"),
+        (["MODEL.RESNETS.DEPTH", "50"], "RES2_OUT_CHANNELS: got 64, expected 256 for a ResNet-50"),
+        (
+            ["MODEL.RETINANET.NUM_CLASSES", "0"],
+            "NUM_CLASSES: got 0, expected a whole number from 1",
+        ),
+        (
+            ["MODEL.ATTENTION.STAGES", "['res6']"],
+            "MODEL.ATTENTION.STAGES: got ['res6'], expected a list",
+        ),
+        (
+            ["SOLVER.LR_SCHEDULER_NAME", "Step"],
+            "SOLVER.LR_SCHEDULER_NAME: got 'Step', expected one of",
+        ),
         (["SOLVER.BASELR", "0.1"], "the nearest known key is SOLVER.BASE_LR"),
     ],
 )

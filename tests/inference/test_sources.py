@@ -1,6 +1,8 @@
 """What a command line's words stand for, and how their pictures are read."""
 
 import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -90,6 +92,31 @@ def test_what_cannot_be_read_names_its_file(tmp_path):
             list(source.frames())
     with pytest.raises(DatasetError, match="webcam 99 cannot be opened"):
         list(Source("99", "webcam", tmp_path).frames())
+
+
+def test_neither_opencv_nor_ffmpeg_has_its_own_say(tmp_path):
+    """In a process of its own: FFmpeg asks once what it may say."""
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(bytes.fromhex("00000018") + b"ftypmp42\0\0\0\0mp42isom")
+    program = """
+import sys
+from aa_detection.data import DatasetError
+from aa_detection.inference.sources import find_sources
+for source in find_sources(sys.argv[1:]):
+    try:
+        list(source.frames())
+    except DatasetError as error:
+        print(error)
+"""
+    words = [sys.executable, "-c", program, str(cut), "99"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert done.stdout == f"video {cut} cannot be opened\nwebcam 99 cannot be opened\n"
+
+
+def test_a_number_that_no_webcam_has():
+    with pytest.raises(DatasetError, match="^999999999999: no such file or folder$"):
+        find_sources(["999999999999"])
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "film.mp4", "no ending"])

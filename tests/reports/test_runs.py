@@ -42,11 +42,16 @@ def test_a_run_without_metrics_was_evaluated_only(make_run):
     ("file", "content", "message"),
     [
         ("config.yaml", None, "config.yaml: No such file or directory: expected the output"),
-        ("config.yaml", "a: [1", "config.yaml is not YAML: "),
-        ("config.yaml", "a: !!python/name:os.system", "config.yaml is not YAML: "),
+        ("config.yaml", "a: [1", "config.yaml: line 1, column 6: not a YAML file: "),
+        ("config.yaml", "a: !!python/name:os.system", "config.yaml: line 1, column 4: not a YAML"),
+        ("config.yaml", "a: " + "[" * 100_000, "config.yaml: nested too deeply"),
+        ("config.yaml", "MODEL: {ATTENTION: 1}", "expected a run's configuration with MODEL"),
         ("config.yaml", "MODEL: {}", "config.yaml: expected a run's configuration with MODEL"),
-        ("config.yaml", "- 1", "config.yaml: expected a run's configuration with MODEL"),
+        ("config.yaml", "- 1", "config.yaml: expected config keys and values, got list"),
         ("metrics.json", '{"iteration": 1}\n{"itera', "metrics.json: line 2: expected an object"),
+        ("metrics.json", b"\x80\x03\xff", "metrics.json: line 1: expected an object"),
+        ("metrics.json", '{"iteration": 1e400}', "metrics.json: line 1: expected an object"),
+        ("metrics.json", "[" * 100_000, "metrics.json: line 1: expected an object"),
         ("metrics.json", "[1]", "metrics.json: line 1: expected an object"),
         ("inference/coco_instances_results.json", None, "coco_instances_results.json: no such"),
     ],
@@ -56,7 +61,7 @@ def test_what_is_no_run_is_refused_in_one_line(make_run, file, content, message)
     if content is None:
         (folder / file).unlink()
     else:
-        (folder / file).write_text(content)
+        (folder / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as error:
         read_run(folder)
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -4,13 +4,14 @@ import warnings
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # it scripts functions as it is imported
-    from detectron2.modeling import build_model
+    import detectron2.modeling  # noqa: F401
 
 from .backbone import (
     build_aa_resnet_backbone,
     build_aa_resnet_fpn_backbone,
     build_retinanet_aa_resnet_fpn_backbone,
 )
+from .building import build_model
 from .checkpoint import AACheckpointer
 from .config import add_aa_config, load_config
 from .predict import load_detector

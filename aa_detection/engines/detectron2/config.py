@@ -14,8 +14,6 @@ from ...config import (
     add_attention_keys,
     add_augmentation_keys,
     add_dataset_keys,
-    attention_spec,
-    check_augmentation,
     check_values,
     coco_files,
     merge_overrides,
@@ -52,11 +50,9 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     add_aa_config(cfg)
     merge_config(cfg, config_file)
     merge_overrides(cfg, overrides)
+    check_values(cfg)
     _check_registered("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
     _check_registered("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
-    check_values(cfg)
-    attention_spec(cfg)
-    check_augmentation(cfg)
     for entry in coco_files(cfg):
         register_coco_dataset(*entry)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

@@ -9,7 +9,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import default_setup
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
@@ -20,6 +19,7 @@ from ...training.failures import is_accident
 from ..options import RunOptions
 from ..processes import Processes, plan_processes, run_together
 from ..session import Plan, preflight, session
+from .building import build_model
 from .catalog import coco_dataset
 from .checkpoint import AACheckpointer
 from .trainer import AATrainer

@@ -1,11 +1,11 @@
 """A trained detector, for whoever runs or exports it."""
 
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ...checkpoints import Checkpoint, build_trained
+from .building import build_model
 
 
 def load_trained(cfg: CfgNode, *, allow_pickle: bool = False) -> tuple[nn.Module, Checkpoint]:

@@ -1,7 +1,6 @@
 """The part of detectron2's config that this engine honours; the rest is refused by name."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -12,12 +11,11 @@ from ...config import (
     add_attention_keys,
     add_augmentation_keys,
     add_dataset_keys,
-    attention_spec,
-    check_augmentation,
     check_values,
     coco_files,
     merge_overrides,
 )
+from ...config.constraints import get, refusal
 from ...config.detectron2_keys import (
     KEYS,
     NOT_OF_A_RETINANET,
@@ -55,8 +53,6 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     _remove(cfg, CfgNode(nested(detectron2_only())))
     _check_honoured(cfg)
     check_values(cfg)
-    attention_spec(cfg)
-    check_augmentation(cfg)
     for entry in coco_files(cfg):
         register_coco_dataset(*entry)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -87,22 +83,16 @@ def _needs_detectron2(what: str) -> ConfigError:
 
 def _check_honoured(cfg: CfgNode) -> None:
     for name, key in honoured().items():
-        value = _get(cfg, name)
+        value = get(cfg, name)
         if key.embedded is not None and value not in key.embedded:
             choices = ", ".join(map(repr, key.embedded))
-            raise ConfigError(
-                f"{name} {value!r}: the torchvision engine honours {choices} only; "
-                "detectron2 has the rest"
+            raise refusal(
+                name, value, f"{choices} on the torchvision engine; detectron2 has the rest"
             )
     depth = cfg.MODEL.RESNETS.DEPTH
     if depth in (50, 101, 152) and cfg.MODEL.RESNETS.RES2_OUT_CHANNELS != 256:
-        raise ConfigError(
-            f"MODEL.RESNETS.RES2_OUT_CHANNELS must be 256 for a ResNet-{depth}, got "
-            f"{cfg.MODEL.RESNETS.RES2_OUT_CHANNELS}"
+        raise refusal(
+            "MODEL.RESNETS.RES2_OUT_CHANNELS",
+            cfg.MODEL.RESNETS.RES2_OUT_CHANNELS,
+            f"256 for a ResNet-{depth} on the torchvision engine",
         )
-
-
-def _get(cfg: CfgNode, name: str) -> Any:
-    for part in name.split("."):
-        cfg = cfg[part]
-    return cfg

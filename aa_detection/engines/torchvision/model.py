@@ -16,6 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from ...config import by_level
 from .backbone import build_backbone
 from .head import Head
 
@@ -33,11 +34,11 @@ def build_model(cfg: CfgNode) -> RetinaNet:
     """
     retinanet = cfg.MODEL.RETINANET
     backbone = build_backbone(cfg)
-    sizes, ratios = cfg.MODEL.ANCHOR_GENERATOR.SIZES, cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
+    generator = cfg.MODEL.ANCHOR_GENERATOR
     anchors = FixedStrideAnchors(
-        sizes * len(_STRIDES) if len(sizes) == 1 else sizes,
-        ratios * len(_STRIDES) if len(ratios) == 1 else ratios,
-        cfg.MODEL.ANCHOR_GENERATOR.OFFSET,
+        by_level(generator.SIZES, len(_STRIDES)),
+        by_level(generator.ASPECT_RATIOS, len(_STRIDES)),
+        generator.OFFSET,
     )
     model = EmbeddedRetinaNet(
         backbone,

@@ -1,0 +1,16 @@
+"""The one table of configuration keys and what their values may be, for both engines."""
+
+from .attention_keys import ATTENTION_KEYS
+from .augmentation_keys import AUGMENTATION_KEYS
+from .constraints import Constraint
+from .dataset_keys import DATASET_KEYS
+from .detectron2_keys import KEYS
+from .keys import Key
+
+OWN_KEYS: tuple[Key, ...] = (*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS, *DATASET_KEYS)
+
+
+def constraints() -> dict[str, Constraint]:
+    """The constraint of every key that has one, by the key's dotted name."""
+    theirs = {name: key.allowed for name, key in KEYS.items() if key.allowed is not None}
+    return {**theirs, **{key.name: key.allowed for key in OWN_KEYS}}

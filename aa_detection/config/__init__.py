@@ -13,6 +13,7 @@ from .preflight import (
     default_to_final_weights,
     number_of_classes,
 )
+from .trainer_keys import add_trainer_keys, check_best_metric, check_trainer
 from .values import check_values
 
 __all__ = [
@@ -21,10 +22,13 @@ __all__ = [
     "add_attention_keys",
     "add_augmentation_keys",
     "add_dataset_keys",
+    "add_trainer_keys",
     "attention_spec",
     "check_augmentation",
+    "check_best_metric",
     "check_evaluation",
     "check_shares",
+    "check_trainer",
     "check_training",
     "check_values",
     "coco_files",

@@ -18,6 +18,7 @@ from ..config.detectron2_keys import (
     honoured,
 )
 from ..config.keys import Key
+from ..config.trainer_keys import TRAINER_KEYS
 
 COMMAND = "python -m aa_detection.engines.reference > docs/configuration.md"
 
@@ -66,7 +67,7 @@ command line: {unread}.
 
 def reference() -> str:
     """The page, in Markdown."""
-    own = [*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS, *DATASET_KEYS]
+    own = [*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS, *DATASET_KEYS, *TRAINER_KEYS]
     return _TEXT.format(
         command=COMMAND,
         own="\n".join(_own_rows(own)),

@@ -30,6 +30,7 @@ from ..checkpoints.loading import fit_checkpoint
 from ..checkpoints.paths import PATHS
 from ..config import (
     ConfigError,
+    check_best_metric,
     check_evaluation,
     check_shares,
     check_training,
@@ -171,6 +172,9 @@ def preflight(
         images="headers" if options.open_images else "names",
     )
     require_usable(reports)
+    if not options.eval_only:
+        classes = {each.dataset.name: list(_categories(each).values()) for each in reports}
+        check_best_metric(cfg, {name: classes.get(name, []) for name in cfg.DATASETS.TEST})
     return Plan(
         cfg,
         options,
@@ -300,4 +304,8 @@ def _what_takes_memory(cfg: CfgNode, options: RunOptions) -> str:
     size = f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
     if cfg.INPUT.SCALE_JITTER.ENABLED:
         size = f"INPUT.SCALE_JITTER.SIZE ({cfg.INPUT.SCALE_JITTER.SIZE})"
-    return f"lower SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}) or {size}"
+    steps = cfg.SOLVER.GRAD_ACCUM_STEPS
+    return (
+        f"lower SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}) or {size}, or raise "
+        f"SOLVER.GRAD_ACCUM_STEPS ({steps})"
+    )

@@ -1,7 +1,9 @@
 import functools
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from aa_detection.engines import RunOptions
 
@@ -62,3 +64,57 @@ def tiny_config():
         return engine.load_config(config, [*TINY, *overrides])
 
     return _config
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """``at_step(engine, n, act)``: `act` runs in the n-th step of training, from 1; with
+    ``training=False``, at the n-th image of the evaluations."""
+
+    def _at_step(engine, n, act, training=True):
+        if "detectron2" in engine.__name__:
+            from detectron2.modeling import RetinaNet
+        else:
+            from torchvision.models.detection import RetinaNet
+        original = RetinaNet.forward
+        calls = []
+
+        def forward(self, *args, **kwargs):
+            calls.append(self.training)
+            if self.training == training and calls.count(training) == n:
+                act()
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(RetinaNet, "forward", forward)
+
+    return _at_step
+
+
+def state_of(output_dir):
+    """The weights a run leaves, by file."""
+    names = [
+        name for name in ("model_final", "model_best") if (output_dir / f"{name}.pth").exists()
+    ]
+    files = [torch.load(output_dir / f"{name}.pth", weights_only=True) for name in names]
+    return {name: file["model"] for name, file in zip(names, files)}
+
+
+def result(output_dir):
+    """What must be the same however often the run was ended: weights, detections, metrics."""
+    weights = state_of(output_dir)
+    detections = json.loads((output_dir / "inference/coco_instances_results.json").read_text())
+    lines = [json.loads(line) for line in (output_dir / "metrics.json").open()]
+    if (output_dir / "last_checkpoint").exists():  # detectron2, whose losses are running medians
+        lines = [line for line in lines if "bbox/AP" in line]
+        lines = [
+            {key: line[key] for key in line if key == "iteration" or key.startswith("bbox/")}
+            for line in lines
+        ]
+    for line in lines:
+        for timing in ("time", "data_time", "eta_seconds"):
+            line.pop(timing, None)
+    return weights, detections, lines
+
+
+def assert_same(output_dir, expected):
+    torch.testing.assert_close(result(output_dir), expected, rtol=0, atol=0, equal_nan=True)

@@ -98,8 +98,7 @@ def _worker(plan: Plan) -> dict[str, Any]:
         plan.load_weights(trainer.checkpointer.model)
         if plan.checkpoint is not None:
             trainer.resume_or_load(resume=True)
-        trainer.train()
-        return getattr(trainer, "_last_eval_results", {})
+        return trainer.train()
 
 
 def _start_log(output_dir: str) -> None:

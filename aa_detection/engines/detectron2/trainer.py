@@ -1,7 +1,9 @@
 """detectron2's trainer, whose runs resume as if they had not been ended."""
 
+import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import tempfile
@@ -32,9 +34,11 @@ from ...data import complete_annotations
 from ...inference import BaseDetector
 from ...inference.samples import sample_pictures
 from ...training.batches import TrainingBatches
+from ...training.best import BestMetric
 from ...training.files import cut_metrics
 from ...training.guard import StepGuard
 from ...training.interrupt import Interrupted, StopSignals
+from .best import EarlyStop, KeepBest
 from .catalog import coco_dataset
 from .checkpoint import AACheckpointer
 from .data import train_loader
@@ -119,6 +123,9 @@ class AATrainer(DefaultTrainer):
         batches = getattr(data_loader, "batch_sampler", None)
         self._batches = batches if isinstance(batches, TrainingBatches) else None
         self.seed = self._batches.seed if self._batches is not None else max(cfg.SEED, 0)
+        self.best: BestMetric | None = None
+        if cfg.TEST.BEST_METRIC:
+            self.best = BestMetric(cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING_PATIENCE)
         self.model.register_forward_hook(self._look)
         self.register_hooks(self.build_hooks())
 
@@ -169,6 +176,8 @@ class AATrainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["seed"] = self.seed
+        if self.best is not None:
+            state["best"] = self.best.state_dict()
         # detectron2's RetinaNet keeps this average outside its own state
         state["loss_normalizer"] = getattr(self.checkpointer.model, "loss_normalizer", None)
         return state
@@ -178,30 +187,49 @@ class AATrainer(DefaultTrainer):
         self.seed = state_dict.get("seed", self.seed)  # plain detectron2's has none of these
         if state_dict.get("loss_normalizer") is not None:
             self.checkpointer.model.loss_normalizer = state_dict["loss_normalizer"]
+        if self.best is not None and "best" in state_dict:
+            self.best.load_state_dict(state_dict["best"])
+
+    def train(self) -> dict[str, Any]:
+        with contextlib.suppress(EarlyStop):
+            super().train()
+        return getattr(self, "_last_eval_results", {})
 
     def before_train(self) -> None:
         super().before_train()
-        if self.start_iter == 0 or self._is_evaluated(self.start_iter - 1):
+        if self.start_iter == 0:
             return
-        # a kill may have cut off the evaluation that follows the checkpoint
-        self.iter = self.storage.iter = self.start_iter - 1
-        for hook in self._hooks:
-            if isinstance(hook, (hooks.EvalHook, WriteEvaluation)):
-                hook.after_step()
-        self.iter = self.storage.iter = self.start_iter
+        evaluated = self._evaluated(self.start_iter - 1)
+        if evaluated is None:
+            # a kill may have cut off the evaluation that follows the checkpoint
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (hooks.EvalHook, KeepBest, WriteEvaluation)):
+                    hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
+        elif self.best is not None:
+            self.best.update(self.start_iter, evaluated.get(self.best.name, math.nan))
+        if self.best is not None and self.best.exhausted:
+            if evaluated is not None:
+                self._last_eval_results = self.test(self.cfg, self.model)
+            self.iter = self.start_iter - 1
+            self._stop_early()
 
-    def _is_evaluated(self, iteration: int) -> bool:
-        """Whether ``metrics.json`` has what was evaluated then; the same in every process."""
+    def _stop_early(self) -> None:
+        self.checkpointer.save("model_final", iteration=self.iter)
+        raise EarlyStop
+
+    def _evaluated(self, iteration: int) -> dict[str, float] | None:
+        """What ``metrics.json`` has of an evaluation then; the same in every process."""
         path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
-        found = False
+        found = None
         if comm.is_main_process() and os.path.exists(path):
             with open(path, encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file]
-            found = any(
-                row["iteration"] == iteration and any(key.endswith("/AP") for key in row)
-                for row in rows
-            )
-        return bool(comm.all_gather(found)[0])
+            for row in rows:
+                if row["iteration"] == iteration and any(key.endswith("/AP") for key in row):
+                    found = row
+        return comm.all_gather(found)[0]
 
     # ------------------------------------------------------------------ steps
 
@@ -229,6 +257,7 @@ class AATrainer(DefaultTrainer):
             *built[:evaluation],
             SaveBeforeStop(),
             built[evaluation],
+            *([KeepBest(self.best, self.checkpointer)] if self.best is not None else []),
             WriteEvaluation(),
             *built[after:],
         ]
@@ -238,6 +267,8 @@ class AATrainer(DefaultTrainer):
             super().after_step()
             if self.guard.stopping:
                 raise Interrupted(self.guard.stop.received or signal.SIGTERM)
+            if self.best is not None and self.best.exhausted:
+                self._stop_early()
         except Interrupted:  # of the evaluation too
             self.save_step()
             raise

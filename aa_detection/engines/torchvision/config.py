@@ -12,8 +12,10 @@ from ...config import (
     add_attention_keys,
     add_augmentation_keys,
     add_dataset_keys,
+    add_trainer_keys,
     attention_spec,
     check_augmentation,
+    check_trainer,
     check_values,
     coco_files,
     merge_overrides,
@@ -43,6 +45,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     add_attention_keys(cfg)
     add_augmentation_keys(cfg)
     add_dataset_keys(cfg)
+    add_trainer_keys(cfg)
     for name in NOT_OF_A_RETINANET:
         cfg.MODEL[name] = CfgNode(new_allowed=True)
     merge_config(cfg, config_file)
@@ -57,6 +60,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     check_values(cfg)
     attention_spec(cfg)
     check_augmentation(cfg)
+    check_trainer(cfg)
     for entry in coco_files(cfg):
         register_coco_dataset(*entry)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

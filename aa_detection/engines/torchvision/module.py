@@ -26,6 +26,7 @@ from ...checkpoints import About
 from ...data import CocoDataset, open_coco
 from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
+from ...training.best import BestMetric
 from ...training.guard import StepGuard
 from .data import Batch, Sample, in_picture, test_loader, train_loader
 from .model import build_model
@@ -49,6 +50,7 @@ class DetectionModule(LightningModule):
         loaded_iteration: how many were when they were loaded.
         results: metrics of the last evaluation by dataset name.
         evaluated_at: the iteration it was made at, or -1.
+        best: follows ``TEST.BEST_METRIC``; None without one.
         about: what the checkpoints say about themselves.
     """
 
@@ -70,6 +72,9 @@ class DetectionModule(LightningModule):
         self.model = build_model(cfg)
         self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
+        self.best: BestMetric | None = None
+        if cfg.TEST.BEST_METRIC:
+            self.best = BestMetric(cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING_PATIENCE)
         self.about: About | None = None
 
     def setup(self, stage: str) -> None:
@@ -120,12 +125,16 @@ class DetectionModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seed"] = self.seed
+        if self.best is not None:
+            checkpoint["best"] = self.best.state_dict()
         if self.about is not None:
             checkpoint.update(self.about.entry())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint["seed"]
         self.loaded_iteration = checkpoint["global_step"]
+        if self.best is not None and "best" in checkpoint:
+            self.best.load_state_dict(checkpoint["best"])
 
     @property
     def iteration(self) -> int:
@@ -196,12 +205,19 @@ class DetectionModule(LightningModule):
         _log.info(" ".join(f"{metric:>8}" for metric in METRICS))
         _log.info(" ".join(f"{metrics[metric]:8.3f}" for metric in METRICS))
         _log.info("AP by class:\n%s", _class_table(metrics))
-        prefix = "bbox" if len(self.test_datasets) == 1 else f"{name}/bbox"
         for logger in self.loggers:
-            logger.log_metrics(
-                {f"{prefix}/{metric}": value for metric, value in metrics.items()},
-                step=self.iteration,
-            )
+            logger.log_metrics(self._named(name, metrics), step=self.iteration)
+
+    def _named(self, dataset_name: str, metrics: dict[str, float]) -> dict[str, float]:
+        prefix = "bbox" if len(self.test_datasets) == 1 else f"{dataset_name}/bbox"
+        return {f"{prefix}/{metric}": value for metric, value in metrics.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """The last evaluation's, as ``metrics.json`` names them; none but in the first process."""
+        named: dict[str, float] = {}
+        for name, metrics in self.results.items():
+            named |= self._named(name, metrics)
+        return named
 
 
 def _class_table(metrics: dict[str, float]) -> str:

@@ -6,7 +6,6 @@ import sys
 import warnings
 from typing import Any
 
-import torch
 import torchvision
 from fvcore.common.config import CfgNode
 from lightning.pytorch import Trainer, seed_everything
@@ -20,12 +19,14 @@ from lightning.pytorch.plugins.environments import (
 from lightning.pytorch.utilities import rank_zero_only
 
 from ...atomic_file import atomic_write
+from ...checkpoints import write_trained
 from ...data import get_coco_dataset
 from ...training.files import cut_metrics
 from ...training.guard import StepGuard
 from ..options import RunOptions
 from ..processes import Processes, is_first_process, plan_processes, run_together
 from ..session import Plan, preflight, session
+from .best import KeepBest
 from .checkpointing import (
     Checkpoints,
     WholeCheckpointIO,
@@ -73,16 +74,17 @@ def _worker(plan: Plan) -> dict[str, Any]:
         if is_first_process():
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
                 file.write(cfg.dump())
-        trainer = _trainer(cfg, eval_only, plan.processes)
+        trainer = _trainer(cfg, _callbacks(module, eval_only), eval_only, plan.processes)
         if eval_only:
             trainer.validate(module, ckpt_path=plan.checkpoint, verbose=False, weights_only=True)
         else:
             if plan.checkpoint is not None:
                 _prepare_resuming(cfg, trainer, module, plan.checkpoint)
-            trainer.fit(module, ckpt_path=plan.checkpoint, weights_only=True)
+            if module.best is None or not module.best.exhausted:
+                trainer.fit(module, ckpt_path=plan.checkpoint, weights_only=True)
             if trainer.is_global_zero:
                 _save_final(cfg, module)
-            if module.test_datasets and module.evaluated_at != cfg.SOLVER.MAX_ITER:
+            if module.test_datasets and module.evaluated_at != module.iteration:
                 trainer.validate(module, verbose=False)
     return _results(module)
 
@@ -100,7 +102,18 @@ def _prepare_resuming(
         trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
 
-def _trainer(cfg: CfgNode, eval_only: bool, processes: Processes) -> Trainer:
+def _callbacks(module: DetectionModule, eval_only: bool) -> list[Callback]:
+    callbacks: list[Callback] = [Progress(module.cfg.SOLVER.MAX_ITER)]
+    if eval_only:
+        return callbacks
+    if module.best is not None:
+        callbacks.append(KeepBest(module.best))
+    return [*callbacks, Checkpoints()]
+
+
+def _trainer(
+    cfg: CfgNode, callbacks: list[Callback], eval_only: bool, processes: Processes
+) -> Trainer:
     # TrainingBatches starts where it must by itself; the rest is the user's choice or Lightning's
     for warning in (
         "dataloader is not resumable",
@@ -119,9 +132,6 @@ def _trainer(cfg: CfgNode, eval_only: bool, processes: Processes) -> Trainer:
     precision = "32-true"
     if cfg.SOLVER.AMP.ENABLED:
         precision = "16-mixed" if cuda else "bf16-mixed"
-    callbacks: list[Callback] = [Progress(cfg.SOLVER.MAX_ITER)]
-    if not eval_only:
-        callbacks.append(Checkpoints())
     return Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=processes.per_machine,
@@ -168,10 +178,7 @@ def scale_workers(cfg: CfgNode, world_size: int) -> None:
 
 def _save_final(cfg: CfgNode, module: DetectionModule) -> None:
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    content = {"model": to_detectron2(module.model), "iteration": cfg.SOLVER.MAX_ITER - 1}
-    content |= module.about.entry() if module.about is not None else {}
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    write_trained(path, to_detectron2(module.model), module.iteration - 1, module.about)
     _log.info("saved %s", path)
 
 

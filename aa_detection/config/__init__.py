@@ -13,7 +13,7 @@ from .preflight import (
     default_to_final_weights,
     number_of_classes,
 )
-from .trainer_keys import add_trainer_keys, check_best_metric, check_trainer
+from .trainer_keys import add_trainer_keys, check_averaging, check_best_metric, check_trainer
 from .values import check_values
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "add_trainer_keys",
     "attention_spec",
     "check_augmentation",
+    "check_averaging",
     "check_best_metric",
     "check_evaluation",
     "check_shares",

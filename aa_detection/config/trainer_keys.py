@@ -67,6 +67,11 @@ def check_trainer(cfg: CfgNode) -> None:
     decay, steps = cfg.SOLVER.EMA.DECAY, cfg.SOLVER.GRAD_ACCUM_STEPS
     if not 0 <= decay < 1:
         raise ConfigError(f"SOLVER.EMA.DECAY must be at least 0 and below 1, got {decay}")
+    if decay and "PRECISE_BN" in cfg.TEST and cfg.TEST.PRECISE_BN.ENABLED:
+        raise ConfigError(
+            "TEST.PRECISE_BN.ENABLED is of the last weights' statistics, and SOLVER.EMA.DECAY "
+            f"{decay} evaluates averaged weights; choose one"
+        )
     if steps < 1:
         raise ConfigError(f"SOLVER.GRAD_ACCUM_STEPS must be at least 1, got {steps}")
     if cfg.TEST.EARLY_STOPPING_PATIENCE < 0:
@@ -124,3 +129,15 @@ def _metric_names(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> Iterato
             yield from (f"{prefix}{task}/{metric}" for metric in _TASKS[task])
             if len(names) > 1:  # of one class it is AP itself
                 yield from (f"{prefix}{task}/AP-{name}" for name in names)
+
+
+def check_averaging(cfg: CfgNode, averaged: bool) -> None:
+    """To be called before a run goes on from a checkpoint that has an average, or has none.
+
+    Raises:
+        ConfigError: ``SOLVER.EMA.DECAY`` asks for the other.
+    """
+    decay = cfg.SOLVER.EMA.DECAY
+    if averaged != bool(decay):
+        has = "an average of the weights" if averaged else "no average of the weights"
+        raise ConfigError(f"it has {has}, and SOLVER.EMA.DECAY is {decay}")

@@ -4,6 +4,8 @@ import logging
 import math
 from typing import Any
 
+from fvcore.common.config import CfgNode
+
 _log = logging.getLogger(__name__)
 
 
@@ -64,3 +66,10 @@ class BestMetric:
         if state["iteration"] > self.iteration:
             self.best, self.iteration = state["best"], state["iteration"]
             self.waited = state["waited"]
+
+
+def best_metric(cfg: CfgNode) -> BestMetric | None:
+    """What follows ``TEST.BEST_METRIC``; None where that is empty."""
+    if not cfg.TEST.BEST_METRIC:
+        return None
+    return BestMetric(cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING_PATIENCE)

@@ -2,9 +2,12 @@ import functools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from aa_detection.data import register_coco_dataset
 from aa_detection.engines import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +67,33 @@ def tiny_config():
         return engine.load_config(config, [*TINY, *overrides])
 
     return _config
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Names of datasets of 1 and 7 images: of one size, so that a batch has no padding."""
+    names = {}
+    rng = np.random.default_rng(0)
+    for count in (1, 7):
+        folder = tmp_path_factory.mktemp(f"images {count}")
+        content = {"images": [], "annotations": []}
+        content["categories"] = [{"id": i, "name": f"c{i}"} for i in (1, 2, 3, 5, 8)]
+        for image_id in range(20, 20 + count):
+            pixels = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
+            for place in range(3):
+                x, y = int(rng.integers(0, 60)), int(rng.integers(0, 30))
+                category = content["categories"][int(rng.integers(5))]["id"]
+                pixels[y : y + 30, x : x + 30] = 90 + 20 * category
+                box = {"bbox": [x, y, 30, 30], "area": 900, "iscrowd": 0}
+                box |= {"id": 10 * image_id + place, "image_id": image_id}
+                content["annotations"].append(box | {"category_id": category})
+            image = {"id": image_id, "file_name": f"{image_id}.png", "height": 64, "width": 96}
+            content["images"].append(image)
+            Image.fromarray(pixels).save(folder / image["file_name"])
+        (folder / "annotations.json").write_text(json.dumps(content))
+        names[count] = f"processes_{count}"
+        register_coco_dataset(names[count], folder / "annotations.json", folder)
+    return names
 
 
 @pytest.fixture

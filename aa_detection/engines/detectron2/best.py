@@ -41,5 +41,5 @@ class KeepBest(hooks.HookBase):
         value = comm.all_gather(float(results.get(self.best.name, "nan")))[0]
         if self.best.update(iteration, value) and comm.is_main_process():
             path = os.path.join(self.checkpointer.save_dir, "model_best.pth")
-            weights, about = self.checkpointer.model.state_dict(), self.checkpointer.about
+            weights, about = self.checkpointer.used.state_dict(), self.checkpointer.about
             write_trained(path, weights, iteration - 1, about)

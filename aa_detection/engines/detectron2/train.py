@@ -15,11 +15,12 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import distributed, nn
 
-from ...config import ConfigError
+from ...config import ConfigError, check_averaging
 from ...training.failures import is_accident
 from ..options import RunOptions
 from ..processes import Processes, plan_processes, run_together
 from ..session import Plan, preflight, session
+from .averaging import Averaging
 from .catalog import coco_dataset
 from .checkpoint import AACheckpointer
 from .trainer import AATrainer
@@ -51,6 +52,7 @@ def _try_state(cfg: CfgNode, model: nn.Module, rest: dict[str, Any]) -> None:
     state = rest["trainer"]["_trainer"]
     if cfg.SOLVER.AMP.ENABLED:
         state["grad_scaler"]
+    check_averaging(cfg, Averaging.__qualname__ in rest["trainer"].get("hooks", {}))
     AATrainer.build_optimizer(cfg, model).load_state_dict(state["optimizer"])
 
 

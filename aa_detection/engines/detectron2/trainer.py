@@ -34,10 +34,12 @@ from ...data import complete_annotations
 from ...inference import BaseDetector
 from ...inference.samples import sample_pictures
 from ...training.batches import TrainingBatches
-from ...training.best import BestMetric
+from ...training.best import best_metric
 from ...training.files import cut_metrics
 from ...training.guard import StepGuard
 from ...training.interrupt import Interrupted, StopSignals
+from .accumulation import AccumulatingTrainer
+from .averaging import Averaging
 from .best import EarlyStop, KeepBest
 from .catalog import coco_dataset
 from .checkpoint import AACheckpointer
@@ -110,12 +112,20 @@ class AATrainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer(model, data_loader, optimizer)
+        parts, amp = cfg.SOLVER.GRAD_ACCUM_STEPS, cfg.SOLVER.AMP.ENABLED
+        how: dict[str, Any] = {}
+        trainer = AMPTrainer if amp else SimpleTrainer
+        if parts > 1:
+            trainer, how = AccumulatingTrainer, {"parts": parts, "amp": amp}
+        self._trainer = trainer(model, data_loader, optimizer, **how)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AACheckpointer(
             model, cfg.OUTPUT_DIR, about=about, trainer=weakref.proxy(self)
         )
+        self.averaging: Averaging | None = None
+        if cfg.SOLVER.EMA.DECAY:
+            self.averaging = Averaging(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
+            self.checkpointer.used = self.averaging.average.module
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -123,9 +133,7 @@ class AATrainer(DefaultTrainer):
         batches = getattr(data_loader, "batch_sampler", None)
         self._batches = batches if isinstance(batches, TrainingBatches) else None
         self.seed = self._batches.seed if self._batches is not None else max(cfg.SEED, 0)
-        self.best: BestMetric | None = None
-        if cfg.TEST.BEST_METRIC:
-            self.best = BestMetric(cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING_PATIENCE)
+        self.best = best_metric(cfg)
         self.model.register_forward_hook(self._look)
         self.register_hooks(self.build_hooks())
 
@@ -211,7 +219,7 @@ class AATrainer(DefaultTrainer):
             self.best.update(self.start_iter, evaluated.get(self.best.name, math.nan))
         if self.best is not None and self.best.exhausted:
             if evaluated is not None:
-                self._last_eval_results = self.test(self.cfg, self.model)
+                self._evaluate()
             self.iter = self.start_iter - 1
             self._stop_early()
 
@@ -252,8 +260,10 @@ class AATrainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase]:
         built = super().build_hooks()
         evaluation = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        built[evaluation] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         after = evaluation + 1
         return [
+            *([self.averaging] if self.averaging is not None else []),
             *built[:evaluation],
             SaveBeforeStop(),
             built[evaluation],
@@ -261,6 +271,12 @@ class AATrainer(DefaultTrainer):
             WriteEvaluation(),
             *built[after:],
         ]
+
+    def _evaluate(self) -> dict[str, Any]:
+        averaging = self.averaging
+        with contextlib.nullcontext() if averaging is None else averaging.in_place():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def after_step(self) -> None:
         try:

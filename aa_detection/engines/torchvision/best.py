@@ -1,6 +1,7 @@
 """``model_best.pth``, and the end of a training that does not get better."""
 
 import os
+from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
@@ -11,11 +12,7 @@ from .names import to_detectron2
 
 
 class KeepBest(Callback):
-    """Looks at every evaluation of a training, the one that a resumed run repeats included.
-
-    What it has seen is the module's state and not the callback's, which Lightning does not restore
-    for that evaluation.
-    """
+    """Looks at every evaluation of a training, the one that a resumed run repeats included."""
 
     def __init__(self, best: BestMetric) -> None:
         self.best = best
@@ -28,3 +25,9 @@ class KeepBest(Callback):
             weights = to_detectron2(module.model)
             write_trained(path, weights, module.iteration - 1, module.about)
         trainer.should_stop = trainer.should_stop or self.best.exhausted
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.best.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best.load_state_dict(state_dict)

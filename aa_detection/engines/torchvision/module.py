@@ -26,8 +26,8 @@ from ...checkpoints import About
 from ...data import CocoDataset, open_coco
 from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
-from ...training.best import BestMetric
 from ...training.guard import StepGuard
+from .accumulation import count_in_parts
 from .data import Batch, Sample, in_picture, test_loader, train_loader
 from .model import build_model
 from .predict import TorchvisionDetector
@@ -50,7 +50,7 @@ class DetectionModule(LightningModule):
         loaded_iteration: how many were when they were loaded.
         results: metrics of the last evaluation by dataset name.
         evaluated_at: the iteration it was made at, or -1.
-        best: follows ``TEST.BEST_METRIC``; None without one.
+        loss_factor: what the losses of the last batch's parts are to be multiplied by.
         about: what the checkpoints say about themselves.
     """
 
@@ -72,10 +72,13 @@ class DetectionModule(LightningModule):
         self.model = build_model(cfg)
         self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
-        self.best: BestMetric | None = None
-        if cfg.TEST.BEST_METRIC:
-            self.best = BestMetric(cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING_PATIENCE)
+        self.loss_factor: float | Tensor = 1.0
+        self.model.head.parts = cfg.SOLVER.GRAD_ACCUM_STEPS
         self.about: About | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # averaging copies the module, and the run is not to be copied with it
+        return {**super().__getstate__(), "guard": None}
 
     def setup(self, stage: str) -> None:
         self.seed = self.trainer.strategy.broadcast(self.seed)  # each process drew its own
@@ -110,6 +113,14 @@ class DetectionModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.model.head.parts == 1:
+            return
+        self.loss_factor = self.model.head.close_batch()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.loss_factor)
+
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any
     ) -> None:
@@ -125,16 +136,14 @@ class DetectionModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seed"] = self.seed
-        if self.best is not None:
-            checkpoint["best"] = self.best.state_dict()
+        checkpoint["parts"] = self.model.head.parts
         if self.about is not None:
             checkpoint.update(self.about.entry())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint["seed"]
         self.loaded_iteration = checkpoint["global_step"]
-        if self.best is not None and "best" in checkpoint:
-            self.best.load_state_dict(checkpoint["best"])
+        count_in_parts(checkpoint, checkpoint.get("parts", 1), self.model.head.parts)
 
     @property
     def iteration(self) -> int:

@@ -21,11 +21,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from ...atomic_file import atomic_write
 from ...checkpoints import write_trained
 from ...data import get_coco_dataset
+from ...training.best import BestMetric, best_metric
 from ...training.files import cut_metrics
 from ...training.guard import StepGuard
 from ..options import RunOptions
 from ..processes import Processes, is_first_process, plan_processes, run_together
 from ..session import Plan, preflight, session
+from .averaging import Averaging
 from .best import KeepBest
 from .checkpointing import (
     Checkpoints,
@@ -74,13 +76,14 @@ def _worker(plan: Plan) -> dict[str, Any]:
         if is_first_process():
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
                 file.write(cfg.dump())
-        trainer = _trainer(cfg, _callbacks(module, eval_only), eval_only, plan.processes)
+        best = best_metric(cfg)
+        trainer = _trainer(cfg, best, eval_only, plan.processes)
         if eval_only:
             trainer.validate(module, ckpt_path=plan.checkpoint, verbose=False, weights_only=True)
         else:
             if plan.checkpoint is not None:
                 _prepare_resuming(cfg, trainer, module, plan.checkpoint)
-            if module.best is None or not module.best.exhausted:
+            if best is None or not best.exhausted:
                 trainer.fit(module, ckpt_path=plan.checkpoint, weights_only=True)
             if trainer.is_global_zero:
                 _save_final(cfg, module)
@@ -102,17 +105,18 @@ def _prepare_resuming(
         trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
 
-def _callbacks(module: DetectionModule, eval_only: bool) -> list[Callback]:
-    callbacks: list[Callback] = [Progress(module.cfg.SOLVER.MAX_ITER)]
-    if eval_only:
-        return callbacks
-    if module.best is not None:
-        callbacks.append(KeepBest(module.best))
+def _callbacks(cfg: CfgNode, best: BestMetric | None) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if best is not None:
+        callbacks.append(KeepBest(best))
+    if cfg.SOLVER.EMA.DECAY:
+        # after those that look at an evaluation, before the one that saves a step
+        callbacks.append(Averaging(decay=cfg.SOLVER.EMA.DECAY))
     return [*callbacks, Checkpoints()]
 
 
 def _trainer(
-    cfg: CfgNode, callbacks: list[Callback], eval_only: bool, processes: Processes
+    cfg: CfgNode, best: BestMetric | None, eval_only: bool, processes: Processes
 ) -> Trainer:
     # TrainingBatches starts where it must by itself; the rest is the user's choice or Lightning's
     for warning in (
@@ -120,10 +124,11 @@ def _trainer(
         "not have many workers",
         "logging interval",
         "exists and is not empty",
+        "callbacks used to create the checkpoint",
         "LeafSpec",
     ):
         warnings.filterwarnings("ignore", f".*{warning}.*")
-    cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    cuda, parts = cfg.MODEL.DEVICE.startswith("cuda"), cfg.SOLVER.GRAD_ACCUM_STEPS
     # named, because Lightning would take a lone process of a SLURM job for one of several
     environment: ClusterEnvironment = LightningEnvironment()
     strategy = "auto"
@@ -140,7 +145,8 @@ def _trainer(
         precision=precision,
         max_steps=cfg.SOLVER.MAX_ITER,
         max_epochs=-1,
-        val_check_interval=cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1,
+        accumulate_grad_batches=parts,
+        val_check_interval=parts * (cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=[]
@@ -149,7 +155,7 @@ def _trainer(
             TensorBoardLogger(cfg.OUTPUT_DIR, name="", version=""),
             MetricsFile(cfg.OUTPUT_DIR),
         ],
-        callbacks=callbacks,
+        callbacks=[Progress(cfg.SOLVER.MAX_ITER), *([] if eval_only else _callbacks(cfg, best))],
         plugins=[environment, WholeCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -253,7 +253,8 @@ def _keep_inputs(
     The folder of the images may be around ``OUTPUT_DIR``, as ``--train-images .`` has it: none of a
     run's files is an image.
     """
-    names = ("config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_final.pth")
+    names = ["config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_final.pth"]
+    names += ["model_best.pth", "metrics.csv", "loggers.json"]
     writes = [os.path.join(cfg.OUTPUT_DIR, name) for name in (*names, "checkpoints", "inference")]
     writes += glob.glob(os.path.join(glob.escape(cfg.OUTPUT_DIR), "model_*.pth"))
     reads = [

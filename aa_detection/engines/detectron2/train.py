@@ -28,6 +28,11 @@ from .trainer import AATrainer
 
 def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # noqa: B008
     """Train and evaluate, or evaluate only; see :meth:`aa_detection.engines.Engine.run`."""
+    if cfg.LOGGERS and not options.eval_only:
+        raise ConfigError(
+            f"LOGGERS {', '.join(cfg.LOGGERS)}: detectron2 writes metrics.json and TensorBoard "
+            "alone; set it to [], or use --engine torchvision"
+        )
     processes = plan_processes(cfg.MODEL.DEVICE, options)
     _check_device(cfg, options, processes)
     plan = preflight(

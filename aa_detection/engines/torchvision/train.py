@@ -10,7 +10,7 @@ import torchvision
 from fvcore.common.config import CfgNode
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -36,16 +36,19 @@ from .checkpointing import (
     last_checkpoint,
     try_state,
 )
+from .loggers import check_loggers, open_loggers
 from .model import build_model
 from .module import DetectionModule
 from .names import to_detectron2
-from .progress import MetricsFile, Progress
+from .progress import Progress
 
 _log = logging.getLogger(__name__)
 
 
 def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # noqa: B008
     """Train and evaluate, or evaluate only; see :meth:`aa_detection.engines.Engine.run`."""
+    if not options.eval_only:
+        check_loggers(cfg)
     processes = plan_processes(cfg.MODEL.DEVICE, options)
     plan = preflight(
         cfg,
@@ -76,30 +79,39 @@ def _worker(plan: Plan) -> dict[str, Any]:
         if is_first_process():
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
                 file.write(cfg.dump())
-        best = best_metric(cfg)
-        trainer = _trainer(cfg, best, eval_only, plan.processes)
         if eval_only:
+            trainer = _trainer(cfg, [], [], plan.processes)
             trainer.validate(module, ckpt_path=plan.checkpoint, verbose=False, weights_only=True)
         else:
-            if plan.checkpoint is not None:
-                _prepare_resuming(cfg, trainer, module, plan.checkpoint)
-            if best is None or not best.exhausted:
-                trainer.fit(module, ckpt_path=plan.checkpoint, weights_only=True)
-            if trainer.is_global_zero:
-                _save_final(cfg, module)
-            if module.test_datasets and module.evaluated_at != module.iteration:
-                trainer.validate(module, verbose=False)
+            _train(plan, module)
     return _results(module)
 
 
-def _prepare_resuming(
+def _train(plan: Plan, module: DetectionModule) -> None:
+    cfg, checkpoint = plan.cfg, plan.checkpoint
+    if checkpoint is not None:
+        _log.info("resuming from %s", checkpoint)
+        if is_first_process():  # take back what was written after it
+            iteration = checkpoint_iteration(checkpoint)
+            cut_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), iteration)
+    best = best_metric(cfg)
+    with open_loggers(cfg, resume=checkpoint is not None) as loggers:
+        trainer = _trainer(cfg, _callbacks(cfg, best), loggers, plan.processes)
+        if checkpoint is not None:
+            _repeat_evaluation(cfg, trainer, module, checkpoint)
+        if best is None or not best.exhausted:
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        if trainer.is_global_zero:
+            _save_final(cfg, module)
+        if module.test_datasets and module.evaluated_at != module.iteration:
+            trainer.validate(module, verbose=False)
+
+
+def _repeat_evaluation(
     cfg: CfgNode, trainer: Trainer, module: DetectionModule, checkpoint: str
 ) -> None:
-    """Take back what was written after the checkpoint; repeat an evaluation that followed it."""
-    _log.info("resuming from %s", checkpoint)
+    """The one that followed a checkpoint, if any did."""
     iteration = checkpoint_iteration(checkpoint)
-    if rank_zero_only.rank == 0:
-        cut_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), iteration)
     evaluated = cfg.TEST.EVAL_PERIOD and iteration % cfg.TEST.EVAL_PERIOD == 0
     if evaluated and module.test_datasets and iteration < cfg.SOLVER.MAX_ITER:
         trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
@@ -116,7 +128,7 @@ def _callbacks(cfg: CfgNode, best: BestMetric | None) -> list[Callback]:
 
 
 def _trainer(
-    cfg: CfgNode, best: BestMetric | None, eval_only: bool, processes: Processes
+    cfg: CfgNode, callbacks: list[Callback], loggers: list[Logger], processes: Processes
 ) -> Trainer:
     # TrainingBatches starts where it must by itself; the rest is the user's choice or Lightning's
     for warning in (
@@ -149,13 +161,8 @@ def _trainer(
         val_check_interval=parts * (cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=[]
-        if eval_only
-        else [
-            TensorBoardLogger(cfg.OUTPUT_DIR, name="", version=""),
-            MetricsFile(cfg.OUTPUT_DIR),
-        ],
-        callbacks=[Progress(cfg.SOLVER.MAX_ITER), *([] if eval_only else _callbacks(cfg, best))],
+        logger=loggers,
+        callbacks=[Progress(cfg.SOLVER.MAX_ITER), *callbacks],
         plugins=[environment, WholeCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,

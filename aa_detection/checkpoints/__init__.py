@@ -6,7 +6,7 @@ from .converting import convert
 from .loading import load_checkpoint
 from .preprocessing import check_preprocessing
 from .reading import Checkpoint, read_checkpoint
-from .writing import write_weights
+from .writing import write_trained, write_weights
 
 __all__ = [
     "About",
@@ -20,5 +20,6 @@ __all__ = [
     "read_about",
     "read_checkpoint",
     "read_configured",
+    "write_trained",
     "write_weights",
 ]

@@ -1,6 +1,7 @@
 """Files of weights, complete or not at all."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..atomic_file import atomic_write
 from ..config import ConfigError
+from .about import About
 
 FORMATS = (".pth", ".safetensors")
 
@@ -37,3 +39,17 @@ def write_weights(
                 file.write(save(separate, {key: str(text) for key, text in (about or {}).items()}))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def write_trained(
+    path: str, weights: Mapping[str, Tensor], iteration: int, about: About | None
+) -> None:
+    """Write the weights after an iteration, counted from 0, to be used and not trained further.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    content = {"model": dict(weights), "iteration": iteration}
+    content |= about.entry() if about is not None else {}
+    with atomic_write(path) as file:
+        torch.save(content, file)

@@ -15,6 +15,7 @@ from .preflight import (
     default_to_final_weights,
     number_of_classes,
 )
+from .trainer_keys import add_trainer_keys, check_averaging, check_best_metric
 from .values import check_values
 
 __all__ = [
@@ -23,9 +24,12 @@ __all__ = [
     "add_attention_keys",
     "add_augmentation_keys",
     "add_dataset_keys",
+    "add_trainer_keys",
     "attention_spec",
     "by_level",
+    "check_averaging",
     "check_batch",
+    "check_best_metric",
     "check_evaluation",
     "check_shares",
     "check_training",

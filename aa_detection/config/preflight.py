@@ -37,6 +37,7 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
     """
     solver = cfg.SOLVER
     reference = solver.REFERENCE_WORLD_SIZE
+    share = solver.IMS_PER_BATCH // (reference or processes)
     if reference not in (0, processes):  # batch and all are scaled from it
         if solver.IMS_PER_BATCH % reference:
             raise ConfigError(
@@ -47,6 +48,11 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
         raise ConfigError(
             f"SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH} cannot be shared by {processes} "
             "processes: expected a multiple of their number"
+        )
+    if share % solver.GRAD_ACCUM_STEPS:
+        raise ConfigError(
+            f"SOLVER.GRAD_ACCUM_STEPS {solver.GRAD_ACCUM_STEPS} must divide the {share} images of "
+            f"a process (SOLVER.IMS_PER_BATCH {solver.IMS_PER_BATCH})"
         )
 
 

@@ -93,6 +93,15 @@ def _last_rate(cfg: CfgNode) -> None:
         )
 
 
+def _average(cfg: CfgNode) -> None:
+    decay = cfg.SOLVER.EMA.DECAY
+    if decay and "PRECISE_BN" in cfg.TEST and cfg.TEST.PRECISE_BN.ENABLED:
+        raise ConfigError(
+            "TEST.PRECISE_BN.ENABLED is of the last weights' statistics, and SOLVER.EMA.DECAY "
+            f"{decay} evaluates averaged weights; choose one"
+        )
+
+
 RELATIONS = (
     _classes,
     _pixels,
@@ -104,5 +113,6 @@ RELATIONS = (
     _thresholds,
     _nesterov,
     _last_rate,
+    _average,
     check_weights,
 )

@@ -6,8 +6,14 @@ from .constraints import Constraint
 from .dataset_keys import DATASET_KEYS
 from .detectron2_keys import KEYS
 from .keys import Key
+from .trainer_keys import TRAINER_KEYS
 
-OWN_KEYS: tuple[Key, ...] = (*ATTENTION_KEYS.values(), *AUGMENTATION_KEYS, *DATASET_KEYS)
+OWN_KEYS: tuple[Key, ...] = (
+    *ATTENTION_KEYS.values(),
+    *AUGMENTATION_KEYS,
+    *DATASET_KEYS,
+    *TRAINER_KEYS,
+)
 
 
 def constraints() -> dict[str, Constraint]:

@@ -31,6 +31,7 @@ from ..checkpoints.paths import PATHS
 from ..config import (
     ConfigError,
     check_batch,
+    check_best_metric,
     check_evaluation,
     check_shares,
     check_training,
@@ -175,6 +176,9 @@ def preflight(
         images="headers" if options.open_images else "names",
     )
     require_usable(reports)
+    if not options.eval_only:
+        classes = {each.dataset.name: list(_categories(each).values()) for each in reports}
+        check_best_metric(cfg, {name: classes.get(name, []) for name in cfg.DATASETS.TEST})
     return Plan(
         cfg,
         options,
@@ -267,7 +271,8 @@ def _keep_inputs(
     The folder of the images may be around ``OUTPUT_DIR``, as ``--train-images .`` has it: none of a
     run's files is an image.
     """
-    names = ("config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_final.pth")
+    names = ["config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_final.pth"]
+    names += ["model_best.pth", "metrics.csv", "loggers.json"]
     writes = [os.path.join(cfg.OUTPUT_DIR, name) for name in (*names, "checkpoints", "inference")]
     writes += glob.glob(os.path.join(glob.escape(cfg.OUTPUT_DIR), "model_*.pth"))
     reads = [
@@ -318,4 +323,8 @@ def _what_takes_memory(cfg: CfgNode, options: RunOptions) -> str:
     size = f"INPUT.MIN_SIZE_TRAIN ({cfg.INPUT.MIN_SIZE_TRAIN})"
     if cfg.INPUT.SCALE_JITTER.ENABLED:
         size = f"INPUT.SCALE_JITTER.SIZE ({cfg.INPUT.SCALE_JITTER.SIZE})"
-    return f"lower SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}) or {size}"
+    steps = cfg.SOLVER.GRAD_ACCUM_STEPS
+    return (
+        f"lower SOLVER.IMS_PER_BATCH ({cfg.SOLVER.IMS_PER_BATCH}) or {size}, or raise "
+        f"SOLVER.GRAD_ACCUM_STEPS ({steps})"
+    )

@@ -17,6 +17,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
     Args:
         wide: of every image, whether it is wider than tall.
         batch_size: of this process.
+        parts: that every batch is given in, one after the other; divides `batch_size`.
         start, end: `start` may be set until iteration begins; an `end` of None never comes.
         group: aspect grouping.
     """
@@ -26,6 +27,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         wide: Sequence[bool],
         batch_size: int,
         *,
+        parts: int,
         seed: int,
         start: int,
         end: int | None,
@@ -35,6 +37,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
     ) -> None:
         self.wide = wide
         self.batch_size = batch_size
+        self.parts = parts
         self.seed = seed
         self.start = start
         self.end = end
@@ -46,10 +49,13 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
         if self.end is None:
             raise TypeError("batches without an end have no number")
         # of the whole training: Lightning adds what a resumed run has behind it
-        return self.end
+        return self.end * self.parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return itertools.islice(self._batches(), self.start, self.end)
+        size = self.batch_size // self.parts
+        for batch in itertools.islice(self._batches(), self.start, self.end):
+            for first in range(0, self.batch_size, size):
+                yield batch[first : first + size]
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
         buckets: dict[bool, list[tuple[int, int]]] = {False: [], True: []}

@@ -17,7 +17,13 @@ from ..config import ConfigError, parse_yaml
 _log = logging.getLogger(__name__)
 _LOCK = ".lock"
 # where a run is made and what it writes, not what it learns
-ELSEWHERE = ("OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD")
+ELSEWHERE = (
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "LOGGERS",
+)
 _MISSING = object()
 
 

@@ -3,7 +3,7 @@
 import pytest
 from fvcore.common.config import CfgNode
 
-from aa_detection.config import add_attention_keys
+from aa_detection.config import add_attention_keys, add_trainer_keys
 
 
 @pytest.fixture
@@ -19,4 +19,5 @@ def cfg():
     cfg.INPUT = CfgNode({"CROP": None})
     cfg.OUTPUT_DIR = "./output"
     add_attention_keys(cfg)
+    add_trainer_keys(cfg)
     return cfg

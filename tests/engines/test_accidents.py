@@ -1,6 +1,5 @@
 """What ends a run before its time: what it says, what it leaves, how it goes on."""
 
-import json
 import multiprocessing
 import os
 import re
@@ -15,28 +14,9 @@ from aa_detection.config import ConfigError
 from aa_detection.training.failures import RunError
 from aa_detection.training.interrupt import Interrupted
 
+from .conftest import assert_same, result
+
 STEPS = ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"]
-
-
-def result(output_dir):
-    """What must be the same however often the run was ended: weights, detections, metrics."""
-    weights = torch.load(output_dir / "model_final.pth", weights_only=True)["model"]
-    detections = json.loads((output_dir / "inference/coco_instances_results.json").read_text())
-    lines = [json.loads(line) for line in (output_dir / "metrics.json").open()]
-    if (output_dir / "last_checkpoint").exists():  # detectron2, whose losses are running medians
-        lines = [line for line in lines if "bbox/AP" in line]
-        lines = [
-            {key: line[key] for key in line if key == "iteration" or key.startswith("bbox/")}
-            for line in lines
-        ]
-    for line in lines:
-        for timing in ("time", "data_time", "eta_seconds"):
-            line.pop(timing, None)
-    return weights, detections, lines
-
-
-def assert_same(output_dir, expected):
-    torch.testing.assert_close(result(output_dir), expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.fixture(scope="module")
@@ -52,30 +32,6 @@ def uninterrupted(tmp_path_factory):
         return results[engine]
 
     return _uninterrupted
-
-
-@pytest.fixture
-def at_step(monkeypatch):
-    """``at_step(engine, n, act)``: `act` runs in the n-th step of training, from 1; with
-    ``training=False``, at the n-th image of the evaluations."""
-
-    def _at_step(engine, n, act, training=True):
-        if "detectron2" in engine.__name__:
-            from detectron2.modeling import RetinaNet
-        else:
-            from torchvision.models.detection import RetinaNet
-        original = RetinaNet.forward
-        calls = []
-
-        def forward(self, *args, **kwargs):
-            calls.append(self.training)
-            if self.training == training and calls.count(training) == n:
-                act()
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(RetinaNet, "forward", forward)
-
-    return _at_step
 
 
 @pytest.mark.usefixtures("at_a_terminal")

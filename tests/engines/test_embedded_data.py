@@ -22,7 +22,7 @@ def dataset(tiny_config, torchvision_engine):
 def batches(dataset, **changes):
     settings = {"seed": 5, "start": 0, "end": 40, "group": True, "rank": 0, "world_size": 1}
     wide = [dataset.is_wide(index) for index in range(len(dataset))]
-    return TrainingBatches(wide, 2, **{**settings, **changes})
+    return TrainingBatches(wide, 2, **{"parts": 1, **settings, **changes})
 
 
 def test_test_images_are_the_ones_detectron2_sees(
@@ -53,6 +53,9 @@ def test_the_stream_is_a_function_of_the_seed(dataset):
     assert whole != list(batches(dataset, seed=6))
     assert list(batches(dataset, start=13)) == whole[13:]
     assert len(batches(dataset, start=13)) == 40
+    parts = list(batches(dataset, start=13, parts=2))
+    assert [first + second for first, second in zip(parts[::2], parts[1::2])] == whole[13:]
+    assert len(batches(dataset, start=13, parts=2)) == 80
 
 
 def test_an_epoch_holds_every_image_once(dataset):

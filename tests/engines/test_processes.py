@@ -9,45 +9,15 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from aa_detection.config import ConfigError
-from aa_detection.data import register_coco_dataset
 from aa_detection.engines import RunOptions
 from aa_detection.engines.processes import plan_processes, run_together
 from aa_detection.training.failures import RunError
 
 from .conftest import AA_CONFIG, ROOT, TINY
-
-
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory):
-    """Names of datasets of 1 and 7 images: of one size, so that a batch has no padding."""
-    names = {}
-    rng = np.random.default_rng(0)
-    for count in (1, 7):
-        folder = tmp_path_factory.mktemp(f"images {count}")
-        content = {"images": [], "annotations": []}
-        content["categories"] = [{"id": i, "name": f"c{i}"} for i in (1, 2, 3, 5, 8)]
-        for image_id in range(20, 20 + count):
-            pixels = rng.integers(0, 60, (64, 96, 3), dtype=np.uint8)
-            for place in range(3):
-                x, y = int(rng.integers(0, 60)), int(rng.integers(0, 30))
-                category = content["categories"][int(rng.integers(5))]["id"]
-                pixels[y : y + 30, x : x + 30] = 90 + 20 * category
-                box = {"bbox": [x, y, 30, 30], "area": 900, "iscrowd": 0}
-                box |= {"id": 10 * image_id + place, "image_id": image_id}
-                content["annotations"].append(box | {"category_id": category})
-            image = {"id": image_id, "file_name": f"{image_id}.png", "height": 64, "width": 96}
-            content["images"].append(image)
-            Image.fromarray(pixels).save(folder / image["file_name"])
-        (folder / "annotations.json").write_text(json.dumps(content))
-        names[count] = f"processes_{count}"
-        register_coco_dataset(names[count], folder / "annotations.json", folder)
-    return names
 
 
 def weights(output_dir):
@@ -153,6 +123,18 @@ def test_two_processes_train_as_one(engine, prepared_run, datasets, tmp_path):
     kernel = "backbone.bottom_up.res5.0.conv2.weight"
     assert one[kernel].dtype == torch.float64
     assert (weights(tmp_path / "sum")[kernel] - one[kernel]).abs().max() > 1e-6
+
+
+@pytest.mark.slow
+def test_two_processes_that_accumulate_train_as_one(engine, prepared_run, datasets, tmp_path):
+    name = engine.__name__.rpartition(".")[2]
+    keys = [*SPLIT[name], "DATASETS.TRAIN", f"('{datasets[7]}',)", "SEED", "1"]
+    keys += ["DATASETS.TEST", "()", "SOLVER.IMS_PER_BATCH", "4"]
+    prepared_run(FLOAT64[name], engine, tmp_path / "one", *keys)
+    keys += ["SOLVER.GRAD_ACCUM_STEPS", "2"]
+    prepared_run(FLOAT64[name], engine, tmp_path / "two", *keys, num_gpus=2)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    torch.testing.assert_close(two, one, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from aa_detection.engines.session import _what_takes_memory
 def config(jitter=False):
     return CfgNode(
         {
-            "SOLVER": {"IMS_PER_BATCH": 16},
+            "SOLVER": {"IMS_PER_BATCH": 16, "GRAD_ACCUM_STEPS": 2},
             "INPUT": {
                 "MIN_SIZE_TRAIN": (640, 800),
                 "MIN_SIZE_TEST": 800,
@@ -21,15 +21,18 @@ def config(jitter=False):
     )
 
 
+RAISE = ", or raise SOLVER.GRAD_ACCUM_STEPS (2)"
+
+
 @pytest.mark.parametrize(
     ("options", "jitter", "keys"),
     [
-        ({}, False, "SOLVER.IMS_PER_BATCH (16) or INPUT.MIN_SIZE_TRAIN ((640, 800))"),
-        ({}, True, "SOLVER.IMS_PER_BATCH (16) or INPUT.SCALE_JITTER.SIZE (640)"),
+        ({}, False, f"SOLVER.IMS_PER_BATCH (16) or INPUT.MIN_SIZE_TRAIN ((640, 800)){RAISE}"),
+        ({}, True, f"SOLVER.IMS_PER_BATCH (16) or INPUT.SCALE_JITTER.SIZE (640){RAISE}"),
         ({"eval_only": True}, False, "INPUT.MIN_SIZE_TEST (800) or INPUT.MAX_SIZE_TEST (1333)"),
     ],
 )
-def test_memory_advice_names_two_keys(options, jitter, keys):
+def test_memory_advice_names_the_keys(options, jitter, keys):
     assert _what_takes_memory(config(jitter), RunOptions(**options)).endswith(f"lower {keys}")
 
 

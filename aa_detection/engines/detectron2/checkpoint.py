@@ -21,6 +21,10 @@ class AACheckpointer(DetectionCheckpointer):
         allow_pickle: read ``.pkl`` files, of which arrays only are accepted.
         allow_partial: load less than half of the backbone's parameters.
         about: what its files say about themselves.
+
+    Attributes:
+        used: whose weights its files have for their ``model``; another than the model where that is
+            averaged.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class AACheckpointer(DetectionCheckpointer):
         self.allow_pickle = allow_pickle
         self.allow_partial = allow_partial
         self.about = about
+        self.used = self.model
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -47,7 +52,7 @@ class AACheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         with atomic_write(path) as file:
-            torch.save({"model": self.model.state_dict(), **states, **kwargs, **about}, file)
+            torch.save({"model": self.used.state_dict(), **states, **kwargs, **about}, file)
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

@@ -14,6 +14,7 @@ from ...config import (
     add_attention_keys,
     add_augmentation_keys,
     add_dataset_keys,
+    add_trainer_keys,
     check_values,
     coco_files,
     merge_overrides,
@@ -29,6 +30,7 @@ def add_aa_config(cfg: CfgNode) -> None:
     add_attention_keys(cfg)
     add_augmentation_keys(cfg)
     add_dataset_keys(cfg)
+    add_trainer_keys(cfg)
 
 
 def add_to_defaults() -> None:

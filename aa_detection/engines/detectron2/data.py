@@ -46,13 +46,14 @@ class SeededImages(Dataset[dict[str, Any]]):
 
 
 def train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-    """``DATALOADER.SAMPLER_TRAIN``'s images in batches of this process, without end.
+    """``DATALOADER.SAMPLER_TRAIN``'s images in batches of this process, in parts, without end.
 
     Those of "TrainingSampler" can be resumed; detectron2's other samplers start anew.
     """
     mapper = _mapper(cfg)
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        return build_detection_train_loader(cfg, mapper=mapper)
+        images = cfg.SOLVER.IMS_PER_BATCH // cfg.SOLVER.GRAD_ACCUM_STEPS
+        return build_detection_train_loader(cfg, mapper=mapper, total_batch_size=images)
     keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
     records = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
@@ -63,6 +64,7 @@ def train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
     batches = TrainingBatches(
         [record["width"] > record["height"] for record in records],
         cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
+        parts=cfg.SOLVER.GRAD_ACCUM_STEPS,
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         start=0,
         end=None,

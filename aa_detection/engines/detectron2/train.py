@@ -14,11 +14,12 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 from torch import distributed, nn
 
-from ...config import ConfigError
+from ...config import ConfigError, check_averaging
 from ...training.failures import is_accident
 from ..options import RunOptions
 from ..processes import Processes, plan_processes, run_together
 from ..session import Plan, preflight, session
+from .averaging import Averaging
 from .building import build_model
 from .catalog import coco_dataset
 from .checkpoint import AACheckpointer
@@ -27,6 +28,11 @@ from .trainer import AATrainer
 
 def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # noqa: B008
     """Train and evaluate, or evaluate only; see :meth:`aa_detection.engines.Engine.run`."""
+    if cfg.LOGGERS and not options.eval_only:
+        raise ConfigError(
+            f"LOGGERS {', '.join(cfg.LOGGERS)}: detectron2 writes metrics.json and TensorBoard "
+            "alone; set it to [], or use --engine torchvision"
+        )
     processes = plan_processes(cfg.MODEL.DEVICE, options)
     _check_device(cfg, options, processes)
     plan = preflight(
@@ -51,6 +57,7 @@ def _try_state(cfg: CfgNode, model: nn.Module, rest: dict[str, Any]) -> None:
     state = rest["trainer"]["_trainer"]
     if cfg.SOLVER.AMP.ENABLED:
         state["grad_scaler"]
+    check_averaging(cfg, Averaging.__qualname__ in rest["trainer"].get("hooks", {}))
     AATrainer.build_optimizer(cfg, model).load_state_dict(state["optimizer"])
 
 
@@ -98,8 +105,7 @@ def _worker(plan: Plan) -> dict[str, Any]:
         plan.load_weights(trainer.checkpointer.model)
         if plan.checkpoint is not None:
             trainer.resume_or_load(resume=True)
-        trainer.train()
-        return getattr(trainer, "_last_eval_results", {})
+        return trainer.train()
 
 
 def _start_log(output_dir: str) -> None:

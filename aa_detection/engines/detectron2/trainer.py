@@ -1,7 +1,9 @@
 """detectron2's trainer, whose runs resume as if they had not been ended."""
 
+import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import tempfile
@@ -32,9 +34,13 @@ from ...data import complete_annotations
 from ...inference import BaseDetector
 from ...inference.samples import sample_pictures
 from ...training.batches import TrainingBatches
+from ...training.best import best_metric
 from ...training.files import cut_metrics
 from ...training.guard import StepGuard
 from ...training.interrupt import Interrupted, StopSignals
+from .accumulation import AccumulatingTrainer
+from .averaging import Averaging
+from .best import EarlyStop, KeepBest
 from .catalog import coco_dataset
 from .checkpoint import AACheckpointer
 from .data import train_loader
@@ -106,12 +112,20 @@ class AATrainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg)
         device_ids = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = trainer(model, data_loader, optimizer)
+        parts, amp = cfg.SOLVER.GRAD_ACCUM_STEPS, cfg.SOLVER.AMP.ENABLED
+        how: dict[str, Any] = {}
+        trainer = AMPTrainer if amp else SimpleTrainer
+        if parts > 1:
+            trainer, how = AccumulatingTrainer, {"parts": parts, "amp": amp}
+        self._trainer = trainer(model, data_loader, optimizer, **how)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = AACheckpointer(
             model, cfg.OUTPUT_DIR, about=about, trainer=weakref.proxy(self)
         )
+        self.averaging: Averaging | None = None
+        if cfg.SOLVER.EMA.DECAY:
+            self.averaging = Averaging(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
+            self.checkpointer.used = self.averaging.average.module
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -119,6 +133,7 @@ class AATrainer(DefaultTrainer):
         batches = getattr(data_loader, "batch_sampler", None)
         self._batches = batches if isinstance(batches, TrainingBatches) else None
         self.seed = self._batches.seed if self._batches is not None else max(cfg.SEED, 0)
+        self.best = best_metric(cfg)
         self.model.register_forward_hook(self._look)
         self.register_hooks(self.build_hooks())
 
@@ -169,6 +184,8 @@ class AATrainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         state["seed"] = self.seed
+        if self.best is not None:
+            state["best"] = self.best.state_dict()
         # detectron2's RetinaNet keeps this average outside its own state
         state["loss_normalizer"] = getattr(self.checkpointer.model, "loss_normalizer", None)
         return state
@@ -178,30 +195,49 @@ class AATrainer(DefaultTrainer):
         self.seed = state_dict.get("seed", self.seed)  # plain detectron2's has none of these
         if state_dict.get("loss_normalizer") is not None:
             self.checkpointer.model.loss_normalizer = state_dict["loss_normalizer"]
+        if self.best is not None and "best" in state_dict:
+            self.best.load_state_dict(state_dict["best"])
+
+    def train(self) -> dict[str, Any]:
+        with contextlib.suppress(EarlyStop):
+            super().train()
+        return getattr(self, "_last_eval_results", {})
 
     def before_train(self) -> None:
         super().before_train()
-        if self.start_iter == 0 or self._is_evaluated(self.start_iter - 1):
+        if self.start_iter == 0:
             return
-        # a kill may have cut off the evaluation that follows the checkpoint
-        self.iter = self.storage.iter = self.start_iter - 1
-        for hook in self._hooks:
-            if isinstance(hook, (hooks.EvalHook, WriteEvaluation)):
-                hook.after_step()
-        self.iter = self.storage.iter = self.start_iter
+        evaluated = self._evaluated(self.start_iter - 1)
+        if evaluated is None:
+            # a kill may have cut off the evaluation that follows the checkpoint
+            self.iter = self.storage.iter = self.start_iter - 1
+            for hook in self._hooks:
+                if isinstance(hook, (hooks.EvalHook, KeepBest, WriteEvaluation)):
+                    hook.after_step()
+            self.iter = self.storage.iter = self.start_iter
+        elif self.best is not None:
+            self.best.update(self.start_iter, evaluated.get(self.best.name, math.nan))
+        if self.best is not None and self.best.exhausted:
+            if evaluated is not None:
+                self._evaluate()
+            self.iter = self.start_iter - 1
+            self._stop_early()
 
-    def _is_evaluated(self, iteration: int) -> bool:
-        """Whether ``metrics.json`` has what was evaluated then; the same in every process."""
+    def _stop_early(self) -> None:
+        self.checkpointer.save("model_final", iteration=self.iter)
+        raise EarlyStop
+
+    def _evaluated(self, iteration: int) -> dict[str, float] | None:
+        """What ``metrics.json`` has of an evaluation then; the same in every process."""
         path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
-        found = False
+        found = None
         if comm.is_main_process() and os.path.exists(path):
             with open(path, encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file]
-            found = any(
-                row["iteration"] == iteration and any(key.endswith("/AP") for key in row)
-                for row in rows
-            )
-        return bool(comm.all_gather(found)[0])
+            for row in rows:
+                if row["iteration"] == iteration and any(key.endswith("/AP") for key in row):
+                    found = row
+        return comm.all_gather(found)[0]
 
     # ------------------------------------------------------------------ steps
 
@@ -224,20 +260,31 @@ class AATrainer(DefaultTrainer):
     def build_hooks(self) -> list[hooks.HookBase]:
         built = super().build_hooks()
         evaluation = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        built[evaluation] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         after = evaluation + 1
         return [
+            *([self.averaging] if self.averaging is not None else []),
             *built[:evaluation],
             SaveBeforeStop(),
             built[evaluation],
+            *([KeepBest(self.best, self.checkpointer)] if self.best is not None else []),
             WriteEvaluation(),
             *built[after:],
         ]
+
+    def _evaluate(self) -> dict[str, Any]:
+        averaging = self.averaging
+        with contextlib.nullcontext() if averaging is None else averaging.in_place():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
 
     def after_step(self) -> None:
         try:
             super().after_step()
             if self.guard.stopping:
                 raise Interrupted(self.guard.stop.received or signal.SIGTERM)
+            if self.best is not None and self.best.exhausted:
+                self._stop_early()
         except Interrupted:  # of the evaluation too
             self.save_step()
             raise

@@ -14,8 +14,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import nn
 
 from ...atomic_file import atomic_write
+from ...config import check_averaging
 from ...training.guard import check_weights
 from ...training.interrupt import Interrupted
+from .accumulation import begins_step, ends_step
 from .module import DetectionModule, build_optimizer
 
 _FOLDER = "checkpoints"
@@ -44,6 +46,7 @@ def try_state(cfg: CfgNode, model: nn.Module, rest: dict[str, Any]) -> None:
     for key in ("global_step", "seed"):
         if type(rest[key]) is not int:
             raise TypeError(f"{key} is {rest[key]!r:.60}, expected an integer")
+    check_averaging(cfg, "averaging_state" in rest)
     build_optimizer(cfg, model).load_state_dict(rest["optimizer_states"][0])
 
 
@@ -69,12 +72,18 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: Trainer, module: DetectionModule) -> None:
         module.guard.stop.install()  # Lightning has its own idea of SIGTERM
 
-    def on_train_batch_start(self, trainer: Trainer, module: DetectionModule, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, module: DetectionModule, batch: Any, batch_idx: int
+    ) -> None:
         # not as soon as the checkpoint is written: the step's metrics come after that
-        if module.guard.stopping:
+        if module.guard.stopping and begins_step(trainer, batch_idx):
             raise Interrupted(module.guard.stop.received or _STOPPED_BY_ANOTHER)
 
-    def on_train_batch_end(self, trainer: Trainer, module: DetectionModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: DetectionModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not ends_step(trainer, batch_idx):
+            return
         cfg, iteration = module.cfg, trainer.global_step
         due = iteration % cfg.SOLVER.CHECKPOINT_PERIOD == 0 or iteration == cfg.SOLVER.MAX_ITER
         evaluates = cfg.TEST.EVAL_PERIOD and iteration % cfg.TEST.EVAL_PERIOD == 0

@@ -11,6 +11,7 @@ from ...config import (
     add_attention_keys,
     add_augmentation_keys,
     add_dataset_keys,
+    add_trainer_keys,
     check_values,
     coco_files,
     merge_overrides,
@@ -41,6 +42,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     add_attention_keys(cfg)
     add_augmentation_keys(cfg)
     add_dataset_keys(cfg)
+    add_trainer_keys(cfg)
     for name in NOT_OF_A_RETINANET:
         cfg.MODEL[name] = CfgNode(new_allowed=True)
     merge_config(cfg, config_file)

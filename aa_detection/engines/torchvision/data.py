@@ -162,11 +162,12 @@ def train_loader(
     rank: int,
     world_size: int,
 ) -> DataLoader[Sample]:
-    """Batches of iterations `start` to ``SOLVER.MAX_ITER``."""
+    """Batches of iterations `start` to ``SOLVER.MAX_ITER``, in parts."""
     dataset = DetectionDataset(cfg, datasets, train=True)
     batches = TrainingBatches(
         [dataset.is_wide(index) for index in range(len(dataset))],
         cfg.SOLVER.IMS_PER_BATCH // world_size,
+        parts=cfg.SOLVER.GRAD_ACCUM_STEPS,
         seed=seed,
         start=start,
         end=cfg.SOLVER.MAX_ITER,

@@ -25,7 +25,11 @@ _IOU_LOSSES = {
 
 
 class Head(nn.Module):
-    """detectron2's RetinaNet head and losses, called as torchvision's RetinaNet calls its own."""
+    """detectron2's RetinaNet head and losses, called as torchvision's RetinaNet calls its own.
+
+    Attributes:
+        parts: that a batch comes in, one after the other.
+    """
 
     loss_normalizer: Tensor
 
@@ -48,6 +52,8 @@ class Head(nn.Module):
         # moving average of the foreground anchors of a whole batch, all processes' shares of it; a
         # buffer, so that it is resumed
         self.register_buffer("loss_normalizer", torch.tensor(100.0))
+        self.parts = 1
+        self._foreground: int | Tensor = 0  # of the batch's parts so far
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
         """``cls_logits`` (N, anchors, classes) and ``bbox_regression`` (N, anchors, 4)."""
@@ -70,6 +76,9 @@ class Head(nn.Module):
         With several processes each has its share of the batch, and the mean of their losses is the
         batch's: training does not depend on the number of processes. (detectron2 averages in every
         process by itself, which comes to the same after the average's first dozens of iterations.)
+
+        With several :attr:`parts`, the mean of their losses is the batch's but for a factor, since
+        the average moves with the whole batch: see :meth:`close_batch`.
         """
         logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         matched = torch.stack(matched_idxs)  # (N, A)
@@ -98,16 +107,32 @@ class Head(nn.Module):
             predicted = self.box_coder.decode_single(deltas[foreground], foreground_anchors)
             loss_box_reg = self.iou_loss(predicted, boxes, reduction="sum")
 
-        processes = 1
-        count = foreground.sum()
+        self._foreground += foreground.sum()
+        if self.parts == 1:
+            self._move_normalizer()
+        shares = self.parts * (distributed.get_world_size() if distributed.is_initialized() else 1)
+        return {
+            "loss_cls": shares * loss_cls / self.loss_normalizer,
+            "loss_box_reg": shares * loss_box_reg / self.loss_normalizer,
+        }
+
+    def close_batch(self) -> Tensor:
+        """Move the average by the parts since the last call.
+
+        Returns:
+            What the parts' losses and gradients are to be multiplied by: they were divided by the
+            average as it was before.
+        """
+        before = self.loss_normalizer.clone()
+        self._move_normalizer()
+        return before / self.loss_normalizer
+
+    def _move_normalizer(self) -> None:
+        count = torch.as_tensor(self._foreground)
+        self._foreground = 0
         if distributed.is_initialized():
-            processes = distributed.get_world_size()
             distributed.all_reduce(count)
         self.loss_normalizer.mul_(0.9).add_(0.1 * count.clamp(min=1))
-        return {
-            "loss_cls": processes * loss_cls / self.loss_normalizer,
-            "loss_box_reg": processes * loss_box_reg / self.loss_normalizer,
-        }
 
 
 def _tower(channels: int, depth: int, norm: Callable[[int], nn.Module] | None) -> nn.Sequential:

@@ -27,6 +27,7 @@ from ...data import CocoDataset, open_coco
 from ...evaluation import coco_ap
 from ...evaluation.coco_ap import METRICS
 from ...training.guard import StepGuard
+from .accumulation import count_in_parts
 from .data import Batch, Sample, in_picture, test_loader, train_loader
 from .model import build_model
 from .predict import TorchvisionDetector
@@ -49,6 +50,7 @@ class DetectionModule(LightningModule):
         loaded_iteration: how many were when they were loaded.
         results: metrics of the last evaluation by dataset name.
         evaluated_at: the iteration it was made at, or -1.
+        loss_factor: what the losses of the last batch's parts are to be multiplied by.
         about: what the checkpoints say about themselves.
     """
 
@@ -70,7 +72,13 @@ class DetectionModule(LightningModule):
         self.model = build_model(cfg)
         self.results: dict[str, dict[str, float]] = {}
         self.evaluated_at = -1
+        self.loss_factor: float | Tensor = 1.0
+        self.model.head.parts = cfg.SOLVER.GRAD_ACCUM_STEPS
         self.about: About | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # averaging copies the module, and the run is not to be copied with it
+        return {**super().__getstate__(), "guard": None}
 
     def setup(self, stage: str) -> None:
         self.seed = self.trainer.strategy.broadcast(self.seed)  # each process drew its own
@@ -105,6 +113,14 @@ class DetectionModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.model.head.parts == 1:
+            return
+        self.loss_factor = self.model.head.close_batch()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.loss_factor)
+
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any
     ) -> None:
@@ -120,12 +136,14 @@ class DetectionModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["seed"] = self.seed
+        checkpoint["parts"] = self.model.head.parts
         if self.about is not None:
             checkpoint.update(self.about.entry())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.seed = checkpoint["seed"]
         self.loaded_iteration = checkpoint["global_step"]
+        count_in_parts(checkpoint, checkpoint.get("parts", 1), self.model.head.parts)
 
     @property
     def iteration(self) -> int:
@@ -196,12 +214,19 @@ class DetectionModule(LightningModule):
         _log.info(" ".join(f"{metric:>8}" for metric in METRICS))
         _log.info(" ".join(f"{metrics[metric]:8.3f}" for metric in METRICS))
         _log.info("AP by class:\n%s", _class_table(metrics))
-        prefix = "bbox" if len(self.test_datasets) == 1 else f"{name}/bbox"
         for logger in self.loggers:
-            logger.log_metrics(
-                {f"{prefix}/{metric}": value for metric, value in metrics.items()},
-                step=self.iteration,
-            )
+            logger.log_metrics(self._named(name, metrics), step=self.iteration)
+
+    def _named(self, dataset_name: str, metrics: dict[str, float]) -> dict[str, float]:
+        prefix = "bbox" if len(self.test_datasets) == 1 else f"{dataset_name}/bbox"
+        return {f"{prefix}/{metric}": value for metric, value in metrics.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """The last evaluation's, as ``metrics.json`` names them; none but in the first process."""
+        named: dict[str, float] = {}
+        for name, metrics in self.results.items():
+            named |= self._named(name, metrics)
+        return named
 
 
 def _class_table(metrics: dict[str, float]) -> str:

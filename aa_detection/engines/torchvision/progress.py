@@ -22,6 +22,7 @@ from torch import Tensor, distributed
 from ...data import CocoDataset
 from ...inference import BaseDetector
 from ...inference.samples import sample_pictures
+from .accumulation import ends_step
 
 PERIOD = 20  # iterations between two lines, and what the numbers in them are medians or means of
 _EVALUATION_PERIOD = 5.0  # seconds between two lines
@@ -41,6 +42,9 @@ class Progress(Callback):
         self.losses: deque[list[float]] = deque(maxlen=PERIOD)
         self.times = HistoryBuffer()
         self.data_times = HistoryBuffer()
+        # of the batch's parts so far
+        self.parts: list[Tensor] = []
+        self.time = self.data_time = 0.0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.mark = time.perf_counter()
@@ -69,24 +73,36 @@ class Progress(Callback):
         self.mark = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self.data_time = time.perf_counter() - self.mark
+        self.data_time += time.perf_counter() - self.mark
         # now: the schedule's next comes with the end
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: LightningModule, outputs: dict[str, Tensor], *args: Any
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: dict[str, Tensor],
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        iteration = trainer.global_step - 1
         names = ["total_loss", *(name for name in outputs if name != "loss")]
-        losses = torch.stack([outputs["loss"], *(outputs[name] for name in names[1:])])
+        # Lightning has divided the first by the parts, and the others not
+        total = outputs["loss"] * trainer.accumulate_grad_batches
+        self.parts.append(torch.stack([total, *(outputs[name].detach() for name in names[1:])]))
+        now = time.perf_counter()
+        self.time += now - self.mark
+        self.mark = now
+        if not ends_step(trainer, batch_idx):
+            return
+        iteration = trainer.global_step - 1
+        losses = module.loss_factor * torch.stack(self.parts).mean(dim=0)
         if distributed.is_initialized():
             distributed.all_reduce(losses)
             losses /= distributed.get_world_size()
         self.losses.append(losses.tolist())
-        now = time.perf_counter()
-        self.times.update(now - self.mark)
+        self.times.update(self.time)
         self.data_times.update(self.data_time)
-        self.mark = now
+        self.parts, self.time, self.data_time = [], 0.0, 0.0
         due = (iteration + 1) % PERIOD == 0 or iteration == self.max_iter - 1
         if due and trainer.is_global_zero:
             medians = [statistics.median(values) for values in zip(*self.losses)]
@@ -96,6 +112,7 @@ class Progress(Callback):
         return {"losses": list(self.losses)}  # a resumed run's medians are the uninterrupted one's
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.losses.clear()  # loaded before, for the evaluation that a resumed run repeats
         self.losses.extend(state_dict["losses"])
 
     def _write(self, trainer: Trainer, iteration: int, losses: dict[str, float]) -> None:

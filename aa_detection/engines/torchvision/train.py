@@ -6,12 +6,11 @@ import sys
 import warnings
 from typing import Any
 
-import torch
 import torchvision
 from fvcore.common.config import CfgNode
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import (
     ClusterEnvironment,
     LightningEnvironment,
@@ -20,12 +19,16 @@ from lightning.pytorch.plugins.environments import (
 from lightning.pytorch.utilities import rank_zero_only
 
 from ...atomic_file import atomic_write
+from ...checkpoints import write_trained
 from ...data import get_coco_dataset
+from ...training.best import BestMetric, best_metric
 from ...training.files import cut_metrics
 from ...training.guard import StepGuard
 from ..options import RunOptions
 from ..processes import Processes, is_first_process, plan_processes, run_together
 from ..session import Plan, preflight, session
+from .averaging import Averaging
+from .best import KeepBest
 from .checkpointing import (
     Checkpoints,
     WholeCheckpointIO,
@@ -33,16 +36,19 @@ from .checkpointing import (
     last_checkpoint,
     try_state,
 )
+from .loggers import check_loggers, open_loggers
 from .model import build_model
 from .module import DetectionModule
 from .names import to_detectron2
-from .progress import MetricsFile, Progress
+from .progress import Progress
 
 _log = logging.getLogger(__name__)
 
 
 def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # noqa: B008
     """Train and evaluate, or evaluate only; see :meth:`aa_detection.engines.Engine.run`."""
+    if not options.eval_only:
+        check_loggers(cfg)
     processes = plan_processes(cfg.MODEL.DEVICE, options)
     plan = preflight(
         cfg,
@@ -73,44 +79,68 @@ def _worker(plan: Plan) -> dict[str, Any]:
         if is_first_process():
             with atomic_write(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
                 file.write(cfg.dump())
-        trainer = _trainer(cfg, eval_only, plan.processes)
         if eval_only:
+            trainer = _trainer(cfg, [], [], plan.processes)
             trainer.validate(module, ckpt_path=plan.checkpoint, verbose=False, weights_only=True)
         else:
-            if plan.checkpoint is not None:
-                _prepare_resuming(cfg, trainer, module, plan.checkpoint)
-            trainer.fit(module, ckpt_path=plan.checkpoint, weights_only=True)
-            if trainer.is_global_zero:
-                _save_final(cfg, module)
-            if module.test_datasets and module.evaluated_at != cfg.SOLVER.MAX_ITER:
-                trainer.validate(module, verbose=False)
+            _train(plan, module)
     return _results(module)
 
 
-def _prepare_resuming(
+def _train(plan: Plan, module: DetectionModule) -> None:
+    cfg, checkpoint = plan.cfg, plan.checkpoint
+    if checkpoint is not None:
+        _log.info("resuming from %s", checkpoint)
+        if is_first_process():  # take back what was written after it
+            iteration = checkpoint_iteration(checkpoint)
+            cut_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), iteration)
+    best = best_metric(cfg)
+    with open_loggers(cfg, resume=checkpoint is not None) as loggers:
+        trainer = _trainer(cfg, _callbacks(cfg, best), loggers, plan.processes)
+        if checkpoint is not None:
+            _repeat_evaluation(cfg, trainer, module, checkpoint)
+        if best is None or not best.exhausted:
+            trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
+        if trainer.is_global_zero:
+            _save_final(cfg, module)
+        if module.test_datasets and module.evaluated_at != module.iteration:
+            trainer.validate(module, verbose=False)
+
+
+def _repeat_evaluation(
     cfg: CfgNode, trainer: Trainer, module: DetectionModule, checkpoint: str
 ) -> None:
-    """Take back what was written after the checkpoint; repeat an evaluation that followed it."""
-    _log.info("resuming from %s", checkpoint)
+    """The one that followed a checkpoint, if any did."""
     iteration = checkpoint_iteration(checkpoint)
-    if rank_zero_only.rank == 0:
-        cut_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), iteration)
     evaluated = cfg.TEST.EVAL_PERIOD and iteration % cfg.TEST.EVAL_PERIOD == 0
     if evaluated and module.test_datasets and iteration < cfg.SOLVER.MAX_ITER:
         trainer.validate(module, ckpt_path=checkpoint, verbose=False, weights_only=True)
 
 
-def _trainer(cfg: CfgNode, eval_only: bool, processes: Processes) -> Trainer:
+def _callbacks(cfg: CfgNode, best: BestMetric | None) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if best is not None:
+        callbacks.append(KeepBest(best))
+    if cfg.SOLVER.EMA.DECAY:
+        # after those that look at an evaluation, before the one that saves a step
+        callbacks.append(Averaging(decay=cfg.SOLVER.EMA.DECAY))
+    return [*callbacks, Checkpoints()]
+
+
+def _trainer(
+    cfg: CfgNode, callbacks: list[Callback], loggers: list[Logger], processes: Processes
+) -> Trainer:
     # TrainingBatches starts where it must by itself; the rest is the user's choice or Lightning's
     for warning in (
         "dataloader is not resumable",
         "not have many workers",
         "logging interval",
         "exists and is not empty",
+        "callbacks used to create the checkpoint",
         "LeafSpec",
     ):
         warnings.filterwarnings("ignore", f".*{warning}.*")
-    cuda = cfg.MODEL.DEVICE.startswith("cuda")
+    cuda, parts = cfg.MODEL.DEVICE.startswith("cuda"), cfg.SOLVER.GRAD_ACCUM_STEPS
     # named, because Lightning would take a lone process of a SLURM job for one of several
     environment: ClusterEnvironment = LightningEnvironment()
     strategy = "auto"
@@ -119,9 +149,6 @@ def _trainer(cfg: CfgNode, eval_only: bool, processes: Processes) -> Trainer:
     precision = "32-true"
     if cfg.SOLVER.AMP.ENABLED:
         precision = "16-mixed" if cuda else "bf16-mixed"
-    callbacks: list[Callback] = [Progress(cfg.SOLVER.MAX_ITER)]
-    if not eval_only:
-        callbacks.append(Checkpoints())
     return Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=processes.per_machine,
@@ -130,16 +157,12 @@ def _trainer(cfg: CfgNode, eval_only: bool, processes: Processes) -> Trainer:
         precision=precision,
         max_steps=cfg.SOLVER.MAX_ITER,
         max_epochs=-1,
-        val_check_interval=cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1,
+        accumulate_grad_batches=parts,
+        val_check_interval=parts * (cfg.TEST.EVAL_PERIOD or cfg.SOLVER.MAX_ITER + 1),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=[]
-        if eval_only
-        else [
-            TensorBoardLogger(cfg.OUTPUT_DIR, name="", version=""),
-            MetricsFile(cfg.OUTPUT_DIR),
-        ],
-        callbacks=callbacks,
+        logger=loggers,
+        callbacks=[Progress(cfg.SOLVER.MAX_ITER), *callbacks],
         plugins=[environment, WholeCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -168,10 +191,7 @@ def scale_workers(cfg: CfgNode, world_size: int) -> None:
 
 def _save_final(cfg: CfgNode, module: DetectionModule) -> None:
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
-    content = {"model": to_detectron2(module.model), "iteration": cfg.SOLVER.MAX_ITER - 1}
-    content |= module.about.entry() if module.about is not None else {}
-    with atomic_write(path) as file:
-        torch.save(content, file)
+    write_trained(path, to_detectron2(module.model), module.iteration - 1, module.about)
     _log.info("saved %s", path)
 
 

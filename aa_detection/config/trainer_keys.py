@@ -1,0 +1,118 @@
+"""What a trainer does beside its steps: averaging, keeping the best, stopping early, logging."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from fvcore.common.config import CfgNode
+
+from .constraints import Choice, ListOf, Number, Text, whole
+from .errors import ConfigError
+from .keys import Key, add_keys
+
+LOGGERS = ("csv", "mlflow", "wandb")
+_TASKS = {
+    "bbox": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "segm": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "keypoints": ("AP", "AP50", "AP75", "APm", "APl"),
+}
+
+TRAINER_KEYS = (
+    Key(
+        "SOLVER.GRAD_ACCUM_STEPS",
+        1,
+        whole(1, 65536),
+        "Parts of a batch that are trained on one after the other, so that it fits into memory; "
+        "`SOLVER.IMS_PER_BATCH` stays the images of an iteration, and an iteration a step of the "
+        "optimizer",
+    ),
+    Key(
+        "SOLVER.EMA.DECAY",
+        0.0,
+        Number(0, 1, below=True),
+        "Of an exponential moving average of the weights, such as 0.999, which is evaluated and "
+        "saved in their place; 0 averages nothing",
+    ),
+    Key(
+        "TEST.BEST_METRIC",
+        "",
+        Text(empty=True),
+        "A name in `metrics.json`, such as `bbox/AP`: whenever an evaluation finds it higher than "
+        "all before, the weights are saved as `model_best.pth`",
+    ),
+    Key(
+        "TEST.EARLY_STOPPING_PATIENCE",
+        0,
+        whole(0, 1_000_000, "evaluations"),
+        "Training ends when so many evaluations in a row have not raised `TEST.BEST_METRIC`; 0 "
+        "never ends it",
+    ),
+    Key(
+        "LOGGERS",
+        [],
+        ListOf(Choice(*LOGGERS)),
+        "Where metrics go beside `metrics.json` and TensorBoard; embedded engine only",
+    ),
+)
+
+
+def add_trainer_keys(cfg: CfgNode) -> None:
+    """Add the keys with their defaults, which change nothing, to a config; once is enough."""
+    add_keys(cfg, TRAINER_KEYS)
+
+
+def check_best_metric(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to train by a metric that no evaluation would give.
+
+    Args:
+        classes: names by test dataset; none where the dataset is not in COCO's format.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    metric, patience = cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING_PATIENCE
+    if not metric:
+        if patience:
+            raise ConfigError(
+                f"TEST.EARLY_STOPPING_PATIENCE {patience} needs a TEST.BEST_METRIC, such as bbox/AP"
+            )
+        return
+    for missing, expected in (
+        (not cfg.DATASETS.TEST, "a dataset in DATASETS.TEST"),
+        (not cfg.TEST.EVAL_PERIOD, "a TEST.EVAL_PERIOD above 0"),
+    ):
+        if missing:
+            key = "TEST.EARLY_STOPPING_PATIENCE" if patience else "TEST.BEST_METRIC"
+            raise ConfigError(f"{key} {patience or metric} needs {expected}")
+    known = list(_metric_names(cfg, classes))
+    if metric in known:
+        return
+    if "/AP-" in metric and not all(classes.values()):
+        return
+    overall = [name for name in known if "/AP-" not in name]
+    raise ConfigError(
+        f"TEST.BEST_METRIC {metric!r} is no metric of DATASETS.TEST: expected "
+        f"{', '.join(overall)}, or AP-<class> of several classes"
+    )
+
+
+def _metric_names(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """As both engines write them into ``metrics.json``."""
+    tasks = ["bbox", *(["segm"] if cfg.MODEL.MASK_ON else [])]
+    tasks += ["keypoints"] if cfg.MODEL.get("KEYPOINT_ON", False) else []
+    for dataset, names in classes.items():
+        prefix = f"{dataset}/" if len(classes) > 1 else ""
+        for task in tasks:
+            yield from (f"{prefix}{task}/{metric}" for metric in _TASKS[task])
+            if len(names) > 1:  # of one class it is AP itself
+                yield from (f"{prefix}{task}/AP-{name}" for name in names)
+
+
+def check_averaging(cfg: CfgNode, averaged: bool) -> None:
+    """To be called before a run goes on from a checkpoint that has an average, or has none.
+
+    Raises:
+        ConfigError: ``SOLVER.EMA.DECAY`` asks for the other.
+    """
+    decay = cfg.SOLVER.EMA.DECAY
+    if averaged != bool(decay):
+        has = "an average of the weights" if averaged else "no average of the weights"
+        raise ConfigError(f"it has {has}, and SOLVER.EMA.DECAY is {decay}")

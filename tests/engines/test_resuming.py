@@ -1,0 +1,53 @@
+"""With everything on that a trainer has, an ended run goes on as if it had not been ended."""
+
+import os
+import signal
+
+import pytest
+
+from aa_detection.training.interrupt import Interrupted
+
+from .conftest import assert_same, result
+
+# of 6 steps and evaluations after 2 and 4 and at the end
+ALL = [
+    "SOLVER.MAX_ITER", "6",
+    "SOLVER.CHECKPOINT_PERIOD", "3",
+    "SOLVER.EMA.DECAY", "0.5",
+    "SOLVER.GRAD_ACCUM_STEPS", "2",
+    "TEST.EVAL_PERIOD", "2",
+    "TEST.BEST_METRIC", "bbox/AP-triangle",
+    "TEST.EARLY_STOPPING_PATIENCE", "9",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """``uninterrupted(engine, run)``: the result of the run that nothing happens to."""
+    results = {}
+
+    def _uninterrupted(engine, run):
+        if engine not in results:
+            output = tmp_path_factory.mktemp("uninterrupted")
+            run(engine, output, *ALL)
+            results[engine] = result(output)
+        return results[engine]
+
+    return _uninterrupted
+
+
+# forward passes: two of a step, four of an evaluation
+@pytest.mark.parametrize(
+    ("count", "training"),
+    [(3, True), (6, True), (2, False), (9, True)],
+    ids=["within a step", "at its end", "in an evaluation", "between evaluations"],
+)
+def test_an_ended_run_is_the_uninterrupted_one(
+    engine, run, tmp_path, uninterrupted, at_step, count, training
+):
+    expected = uninterrupted(engine, run)
+    at_step(engine, count, lambda: os.kill(os.getpid(), signal.SIGTERM), training)
+    with pytest.raises(Interrupted, match="SIGTERM; --resume goes on from"):
+        run(engine, tmp_path, *ALL)
+    run(engine, tmp_path, *ALL, resume=True)
+    assert_same(tmp_path, expected)

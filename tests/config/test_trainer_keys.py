@@ -45,6 +45,14 @@ def test_a_value_out_of_range_is_refused(cfg, key, value, message):
         require(cfg, key, constraints()[key])
 
 
+def test_precise_statistics_are_not_of_an_average(cfg):
+    cfg.TEST.PRECISE_BN = CfgNode({"ENABLED": True})
+    check_trainer(cfg)
+    cfg.SOLVER.EMA.DECAY = 0.9
+    with pytest.raises(ConfigError, match="^TEST.PRECISE_BN.ENABLED .* SOLVER.EMA.DECAY 0.9"):
+        check_trainer(cfg)
+
+
 @pytest.mark.parametrize("metric", ["bbox/AP", "bbox/APs", "bbox/AP-dog"])
 def test_a_metric_of_coco_is_taken(cfg, metric):
     cfg.TEST.BEST_METRIC = metric

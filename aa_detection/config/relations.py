@@ -93,7 +93,12 @@ def _last_rate(cfg: CfgNode) -> None:
         )
 
 
-def _average(cfg: CfgNode) -> None:
+def check_average(cfg: CfgNode) -> None:
+    """Refuse statistics of the weights that an average of the weights is evaluated instead of.
+
+    Raises:
+        ConfigError: names the keys.
+    """
     decay = cfg.SOLVER.EMA.DECAY
     if decay and "PRECISE_BN" in cfg.TEST and cfg.TEST.PRECISE_BN.ENABLED:
         raise ConfigError(
@@ -113,6 +118,6 @@ RELATIONS = (
     _thresholds,
     _nesterov,
     _last_rate,
-    _average,
+    check_average,
     check_weights,
 )

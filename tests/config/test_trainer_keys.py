@@ -5,6 +5,7 @@ from fvcore.common.config import CfgNode
 
 from aa_detection.config import ConfigError, add_trainer_keys, check_best_metric, check_shares
 from aa_detection.config.constraints import require
+from aa_detection.config.relations import check_average
 from aa_detection.config.table import constraints
 
 CLASSES = {"val": ["cat", "dog"]}
@@ -47,10 +48,10 @@ def test_a_value_out_of_range_is_refused(cfg, key, value, message):
 
 def test_precise_statistics_are_not_of_an_average(cfg):
     cfg.TEST.PRECISE_BN = CfgNode({"ENABLED": True})
-    check_trainer(cfg)
+    check_average(cfg)
     cfg.SOLVER.EMA.DECAY = 0.9
     with pytest.raises(ConfigError, match="^TEST.PRECISE_BN.ENABLED .* SOLVER.EMA.DECAY 0.9"):
-        check_trainer(cfg)
+        check_average(cfg)
 
 
 @pytest.mark.parametrize("metric", ["bbox/AP", "bbox/APs", "bbox/AP-dog"])

@@ -39,8 +39,8 @@ def uninterrupted(tmp_path_factory):
 # forward passes: two of a step, four of an evaluation
 @pytest.mark.parametrize(
     ("count", "training"),
-    [(3, True), (6, True), (2, False), (9, True)],
-    ids=["within a step", "at its end", "in an evaluation", "between evaluations"],
+    [(3, True), (6, True), (2, False), (9, True), (10, False)],
+    ids=["within a step", "at its end", "in an evaluation", "between evaluations", "at the end"],
 )
 def test_an_ended_run_is_the_uninterrupted_one(
     engine, run, tmp_path, uninterrupted, at_step, count, training

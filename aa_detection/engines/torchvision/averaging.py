@@ -23,6 +23,11 @@ class Averaging(EMAWeightAveraging):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, module)
 
+    def teardown(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        # Lightning ends no training that had all its steps before it was resumed
+        if stage == "fit":
+            self.on_train_end(trainer, module)
+
     def on_load_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -7,6 +7,8 @@ import torch
 
 from aa_detection.config import ConfigError
 
+from .conftest import state_of
+
 DECAY = 0.75
 STEPS = ["SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "(2,)", "SOLVER.CHECKPOINT_PERIOD", "1"]
 EMA = ["SOLVER.EMA.DECAY", str(DECAY)]
@@ -60,6 +62,13 @@ def test_the_average_is_evaluated_and_saved(engine, run, tmp_path, trained_weigh
     assert (tmp_path / "again/inference/coco_instances_results.json").read_text() == found
     torch.testing.assert_close(again["bbox"], metrics["bbox"], rtol=0, atol=0, equal_nan=True)
     assert len(json.loads(found)) > 40
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_average(engine, run, tmp_path):
+    run(engine, tmp_path, *STEPS, *EMA, "DATASETS.TEST", "()")
+    before = state_of(tmp_path)
+    run(engine, tmp_path, *STEPS, *EMA, "DATASETS.TEST", "()", resume=True)
+    torch.testing.assert_close(state_of(tmp_path), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(EMA, []), ([], EMA)], ids=["lost", "added"])

@@ -12,7 +12,7 @@ import aa_detection
 PACKAGE = Path(aa_detection.__file__).parent
 # from the bottom up; those on one line do not import each other
 LAYERS = (
-    ("atomic_file", "attention"),
+    ("atomic_file", "attention", "one_line"),
     ("layers",),
     ("models",),
     ("config", "data"),

@@ -17,6 +17,7 @@ from fvcore.common.config import CfgNode
 
 from .. import __version__
 from ..config import ConfigError, merge_text, merge_yaml
+from ..one_line import is_line
 from .reading import Checkpoint, read_checkpoint
 
 KEY = "aa_detection"
@@ -77,7 +78,8 @@ def read_about(checkpoint: Checkpoint) -> About | None:
             content["versions"],
         )
         sound = isinstance(about.config, str) and all(
-            type(i) is int and isinstance(name, str) for i, name in about.categories.items()
+            type(i) is int and isinstance(name, str) and is_line(name)
+            for i, name in about.categories.items()
         )
     except (KeyError, TypeError, IndexError):
         sound = False

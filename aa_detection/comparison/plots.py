@@ -31,6 +31,7 @@ def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str
         _precision_recall(Figure, comparison),
     )
     for name, figure in zip(PLOTS, figures):
+        without_mathematics(figure)
         figure.savefig(folder / name, dpi=120)
     return [folder / name for name in PLOTS]
 
@@ -48,10 +49,17 @@ def draw_differences(axes: Any, rows: Mapping[str, Difference]) -> None:
         axes.plot((row.low, row.high), (place, place), color=colour, linewidth=1.5)
         axes.plot(row.difference, place, "o", color=colour, markersize=4)
     axes.axvline(0, color="black", linewidth=0.8)
-    # a name may hold a dollar sign, which is no mathematics
-    axes.set_yticks(range(len(rows)), list(rows), parse_math=False)
+    axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(False, axis="y")
+
+
+def without_mathematics(figure: Any) -> None:
+    """Show dollar signs as they are: matplotlib would parse what a name has between two."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
 
 
 def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple[str, str]) -> Any:
@@ -60,7 +68,7 @@ def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple
     axes.grid(axis="x", alpha=0.3)
     draw_differences(axes, rows)
     axes.tick_params(axis="y", labelsize=8)
-    axes.set_xlabel(f"{names[0]} − {names[1]}, AP, with 95 % intervals", parse_math=False)
+    axes.set_xlabel(f"{names[0]} − {names[1]}, AP, with 95 % intervals")
     return figure
 
 
@@ -74,8 +82,7 @@ def _precision_recall(figure_type: type, comparison: Comparison) -> Any:
         axes.set(title=f"IoU {curve.iou:g}", xlabel="recall", xlim=(0, 1), ylim=(0, 100))
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("precision in percent, mean over classes")
-    for text in panels[0].legend().get_texts():
-        text.set_parse_math(False)
+    panels[0].legend()
     return figure
 
 

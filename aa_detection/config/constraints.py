@@ -4,7 +4,6 @@ A constraint judges one value by itself; :mod:`.relations` has what keys must be
 Ranges are attributes, so that tests can be generated from them.
 """
 
-import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,11 +11,11 @@ from typing import Any, Protocol
 import torch
 from fvcore.common.config import CfgNode
 
+from ..one_line import is_line
 from .errors import ConfigError
 
 _MOST_ENTRIES = 1000
 _MOST_CHARACTERS = 4096  # Linux's limit for a path
-_NOT_ON_A_LINE = {"Cc", "Cs", "Zl", "Zp"}  # control, lone surrogates, ends of lines and paragraphs
 
 
 class Constraint(Protocol):
@@ -125,8 +124,7 @@ class Text:
     def allows(self, value: Any) -> bool:
         if not isinstance(value, str) or not (self.empty or value):
             return False
-        odd = any(unicodedata.category(each) in _NOT_ON_A_LINE for each in value)
-        return not odd and len(value) <= _MOST_CHARACTERS
+        return is_line(value) and len(value) <= _MOST_CHARACTERS
 
 
 @dataclass(frozen=True)

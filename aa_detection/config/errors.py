@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Sequence
 
+from ..one_line import on_one_line
+
 
 class ConfigError(ValueError):
     """A config file, key or value that cannot be used; one line says what, where and why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(on_one_line(message))  # a file's name or a key may hold line ends
 
 
 class UnknownKeyError(ConfigError):

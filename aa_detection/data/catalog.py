@@ -10,11 +10,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..one_line import on_one_line
+
 StrPath = str | os.PathLike[str]
 
 
 class DatasetError(ValueError):
     """A dataset cannot be used as it is. One line: what, where, and what was expected."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(on_one_line(message))  # a file's name may hold line ends
 
 
 @dataclass(frozen=True)

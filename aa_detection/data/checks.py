@@ -10,12 +10,12 @@ something wrong, so that a check costs little beside reading the JSON.
 
 import math
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..one_line import is_line
 from .annotations import complete_annotations, no_garbage_collection
 from .box_checks import check_areas, check_boxes, is_finite
 from .catalog import CocoDataset, DatasetError
@@ -128,11 +128,11 @@ class _Check:
         if train:
             self.something_to_learn(annotations)
         self.report.summary = _summary(images, categories, annotations)
-        return [image for image in images if _is_line(image["file_name"])]
+        return [image for image in images if _is_name(image["file_name"])]
 
     def names(self, records: list[Record], key: str, field: str) -> None:
         """Names are written into tables, logs and files of lines."""
-        wrong = [record for record in records if not _is_line(record[field])]
+        wrong = [record for record in records if not _is_name(record[field])]
         if wrong:
             first = wrong[0]
             self.report.add(
@@ -271,12 +271,8 @@ class _Check:
             )
 
 
-def _is_line(text: str) -> bool:
-    # isprintable() is quick and has no control characters, nor spaces but one
-    return bool(text) and (
-        text.isprintable()
-        or not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
-    )
+def _is_name(text: str) -> bool:
+    return bool(text) and is_line(text)
 
 
 def _compare_categories(report: DatasetReport, first: DatasetReport) -> None:

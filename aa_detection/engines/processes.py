@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch.multiprocessing
 from torch import distributed
 
 from ..config import ConfigError
+from ..one_line import on_one_line
 from ..training.failures import RunError
 from ..training.interrupt import stop_signals
 from .options import RunOptions
@@ -166,17 +166,7 @@ def print_error(line: str) -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
         time.sleep(2 * _GRACE)
     with contextlib.suppress(OSError):  # a terminal that is gone
-        print(_on_one_line(line), file=sys.stderr, flush=True)
-
-
-def _on_one_line(text: str) -> str:
-    """With escapes for what a file's name may hold and a terminal would obey or break a line at."""
-    return "".join(
-        each.encode("unicode_escape").decode()
-        if unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp")
-        else each
-        for each in text
-    )
+        print(on_one_line(line), file=sys.stderr, flush=True)
 
 
 def _start(

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..comparison import Difference
-from ..comparison.plots import draw_differences
+from ..comparison.plots import draw_differences, without_mathematics
 from .runs import Series
 
 # apart from each other, readable on white and on black, told apart by most colour-blind eyes
@@ -97,6 +97,7 @@ def _figure(height: float = 3.4) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure) -> str:
+    without_mathematics(figure)
     text = io.StringIO()
     with rc_context(_STYLE):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})

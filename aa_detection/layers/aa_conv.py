@@ -45,7 +45,7 @@ class AAConv2d(nn.Module):
         min_key_depth_per_head: the paper's ImageNet networks use 20.
         relative: learn relative positions.
         absolute: add sinusoidal absolute positions to the attention's input, the paper's baseline.
-            Without `relative` and `absolute`, attention ignores position.
+            With neither `relative` nor `absolute`, attention ignores position.
         max_size: rows and columns of the largest map, after stride and pooling, on which attention
             distinguishes all distances; an int for both. On larger maps distances are clamped.
         pool: run attention at half the output's resolution on a 3×3 average and upsample its maps

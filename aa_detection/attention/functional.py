@@ -126,7 +126,7 @@ def _log_absent(reason: str) -> None:
 
 
 def _against_dense(q: Tensor, v: Tensor) -> str | None:
-    # With so few logits the number of kernel launches dominates, and dense has the fewest. A
+    # With so few logits the number of operator calls dominates, and dense has the fewest. A
     # compiled or exported graph must not depend on the size.
     if torch.compiler.is_compiling():
         return "compiling"

@@ -349,6 +349,6 @@ def _run(
             **constants,
             num_warps=4,
             num_stages=2,
-            maxnreg=255,  # the hardware maximum; else ptxas spills a few to fit a second block
+            maxnreg=255,  # all there are; else a few are spilled to fit a second block
             enable_fp_fusion=True,
         )

@@ -38,7 +38,7 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
     solver = cfg.SOLVER
     reference = solver.REFERENCE_WORLD_SIZE
     share = solver.IMS_PER_BATCH // (reference or processes)
-    if reference not in (0, processes):  # detectron2 scales the batch and more from it
+    if reference not in (0, processes):  # the batch and other settings are scaled from it
         if solver.IMS_PER_BATCH % reference:
             raise ConfigError(
                 f"SOLVER.REFERENCE_WORLD_SIZE {reference} must divide SOLVER.IMS_PER_BATCH "

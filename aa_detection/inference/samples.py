@@ -24,8 +24,8 @@ def sample_pictures(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield a few annotated images, the same ones after every evaluation.
 
-    Each shows ground truth and detections. If the network has attention, two attention figures
-    follow, each from the centre of the detection with the highest score.
+    Each shows ground truth and detections. If the network has attention, figures for up to two of
+    them follow, each from the centre of the detection with the highest score.
 
     Args:
         detections: see :func:`..visualization.contact_sheet.write_contact_sheet`.

@@ -102,10 +102,10 @@ def aa_mnasnet(
     """MnasNet with attention as in Bello et al.: κ = υ = 0.1, 4 heads.
 
     torchvision's MNASNet is MnasNet-B1, without squeeze and excitation. The paper uses another
-    member of the family, so only the change of the parameter count is comparable. The paper does
-    not say which convolutions of which inverted bottlenecks attention joins. This project chose the
-    1×1 expansion, which mixes channels at full width (the depthwise one mixes none), where the map
-    has a stride of 16 or 32: at most 14×14 for a 224×224 image. The keys have no minimum depth.
+    member of the family, so only the change of the parameter count is comparable. This project
+    chose which convolutions of which inverted bottlenecks attention joins: the 1×1 expansion, which
+    mixes channels at full width (the depthwise one mixes none), where the map has a stride of 16 or
+    32, at most 14×14 for a 224×224 image. The keys have no minimum depth.
 
     Args:
         image_size, merge: as :func:`aa_resnet34`.

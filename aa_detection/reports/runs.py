@@ -110,7 +110,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_scalars(path: Path) -> dict[str, Series]:
-    """Read scalars by name; empty without the file, as in a run that was resumed or evaluated."""
+    """Read scalars by name; empty without the file (resumed without it, or only evaluated)."""
     if not path.exists():
         return {}
     series: dict[str, dict[int, float]] = defaultdict(dict)

@@ -1,8 +1,8 @@
 """Attention-augmented ResNet backbones for object detection.
 
-*Attention Augmented Convolutional Networks* (Bello et al., ICCV 2019) and *An Attention Module for
-Convolutional Neural Networks* (arXiv 2108.08205), as a plug-in of detectron2 and as layers for any
-PyTorch project. Importing this needs torch alone.
+Implements *Attention Augmented Convolutional Networks* (Bello et al., ICCV 2019) and *An Attention
+Module for Convolutional Neural Networks* (arXiv 2108.08205) as a detectron2 plug-in and as layers
+for any PyTorch project. Importing the package needs only torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "relative_attention_2d",
 ]
 
-# found on first use: a command line that prints its help need not wait for torch
+# imported on first use, so that a command line can print its help without loading torch
 _PLACES = {
     "AAConv2d": "layers",
     "AWConv2d": "layers",
@@ -40,7 +40,7 @@ _PLACES = {
 }
 
 
-if not TYPE_CHECKING:  # to a type checker any name would be there
+if not TYPE_CHECKING:  # a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _PLACES:
@@ -57,8 +57,8 @@ def __dir__() -> list[str]:
 def add_aa_config(cfg: CfgNode) -> None:
     """Add this project's keys to a detectron2 config and its backbones to the registry.
 
-    The one call a project must make, before it merges a file or builds a model. After it
-    ``MODEL.BACKBONE.NAME`` may be ``build_aa_resnet_backbone``, ``build_aa_resnet_fpn_backbone`` or
+    Call it once, before merging a file or building a model. ``MODEL.BACKBONE.NAME`` may then be
+    ``build_aa_resnet_backbone``, ``build_aa_resnet_fpn_backbone`` or
     ``build_retinanet_aa_resnet_fpn_backbone``; with the default ``MODEL.ATTENTION`` these build
     detectron2's own networks.
 

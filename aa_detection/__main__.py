@@ -1,4 +1,4 @@
-"""``aa-detection COMMAND …``: the modules of :mod:`aa_detection.commands` by one name."""
+"""``aa-detection COMMAND …``: one entry point for the modules of :mod:`aa_detection.commands`."""
 
 import argparse
 import difflib
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; the exit status is the command's, or 2 where there is none such."""
+    """Run the command line and return the command's exit status, or 2 for an unknown command."""
     command, *words = (sys.argv[1:] if argv is None else argv) or [""]
     if not command:
         _parser().print_help()

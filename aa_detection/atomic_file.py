@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole, or does not leave."""
+"""Atomic file writes: after a crash a file is complete or absent."""
 
 import contextlib
 import os
@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-# what a process that was killed while writing leaves behind
+# suffix of the file that a process killed while writing leaves behind
 UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """A file to write that has its name only when it is complete and on the disk.
+    """Open a file that gets its name only when it is complete and on disk.
 
-    Until then what was there under that name stays, a kill of the process or a failure of the
-    machine included.
+    Until then any old file of that name stays, even if the process is killed or the machine fails.
 
     Raises:
         OSError: the file system refuses; its `filename` is `path`.
@@ -32,7 +31,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
-        # torch.save raises one of its own in the course of handling the file's
+        # torch.save raises its own error while handling the file's OSError
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
             raise OSError(cause.errno, cause.strerror, path) from None
@@ -40,7 +39,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 
 def remove_unfinished(output_dir: str | os.PathLike[str]) -> None:
-    """Remove what :func:`atomic_write` was at when its process was killed."""
+    """Remove the unfinished files of an :func:`atomic_write` whose process was killed."""
     for path in list(Path(output_dir).rglob(f"*{UNFINISHED}")):
         if path.is_dir():
             shutil.rmtree(path)

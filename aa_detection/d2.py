@@ -3,20 +3,20 @@
     python -m aa_detection.d2 detectron2/tools/analyze_model.py --tasks parameter \\
         --config-file configs/aa_retinanet_R50.yaml
 
-Programs that know nothing of this project start from ``detectron2.config.get_cfg()`` and stop at
-"Non-existent config key: MODEL.ATTENTION". Here the defaults have the keys, also in the processes
-that the program spawns.
+Programs that do not know this project start from ``detectron2.config.get_cfg()`` and stop at
+"Non-existent config key: MODEL.ATTENTION". This module adds the keys to the defaults, also in the
+processes that the program spawns.
 """
 
 import os
 import sys
 
-# tells the processes that it spawns: their argv[0] is this file
+# names the program to spawned processes, whose argv[0] is this file
 _PROGRAM = "AA_DETECTION_PROGRAM"
 
 
 def _take_program() -> str:
-    """The program's path; the rest of the command line becomes the program's own."""
+    """Return the program's path and remove this module from the program's ``sys.argv``."""
     if __name__ == "__main__":
         if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
             print(__doc__)
@@ -36,7 +36,7 @@ def _read(program: str) -> str:
         raise SystemExit(2) from None
 
 
-if __name__ in ("__main__", "__mp_main__"):  # the latter in a spawned process
+if __name__ in ("__main__", "__mp_main__"):  # "__mp_main__" in a spawned process
     _program = _take_program()
     _code = compile(_read(_program), _program, "exec")
     try:
@@ -47,5 +47,5 @@ if __name__ in ("__main__", "__mp_main__"):  # the latter in a spawned process
     add_to_defaults()
     sys.path[0] = os.path.dirname(os.path.abspath(_program))  # as Python does for a program
     __file__ = _program
-    # in this namespace: a spawned process looks for the program's functions in it
+    # in this namespace, where a spawned process looks for the program's functions
     exec(_code)

@@ -1,4 +1,4 @@
-"""What a command reads is not written over: one check before it opens anything for writing."""
+"""A check, before anything is opened for writing, that no output overwrites an input."""
 
 import os
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from pathlib import Path
 from .config import ConfigError
 
 StrPath = str | os.PathLike[str]
-# what a user knows a path as, such as an option, and the path; None or empty where it is not set
+# the user's name for a path, such as an option, and the path; None or empty if it is not set
 Named = tuple[str, StrPath | None]
 Identity = tuple[int, int]  # device and inode
 
@@ -15,15 +15,15 @@ Identity = tuple[int, int]  # device and inode
 def refuse_overwriting(reads: Iterable[Named], writes: Iterable[Named]) -> None:
     """Refuse an output that is, contains or lies in an input.
 
-    Files and folders are compared as the file system knows them, so that relative paths, symbolic
-    links, hard links and the case of letters hide nothing. What does not exist is no input.
+    Files and folders are compared by device and inode, so relative paths, symbolic links, hard
+    links and letter case cannot hide a match. A path that does not exist is not an input.
 
     Args:
-        reads: files, and folders of which any file may be read.
-        writes: files, and folders in which a file of any name may be written.
+        reads: files, and folders from which any file may be read.
+        writes: files, and folders to which a file of any name may be written.
 
     Raises:
-        ConfigError: names the output, and the input that it would damage.
+        ConfigError: names the output and the input that it would damage.
     """
     inputs = [(name, path, _lineage(path)) for name, path in reads if path and os.path.exists(path)]
     for output_name, output in writes:
@@ -46,7 +46,7 @@ def refuse_overwriting(reads: Iterable[Named], writes: Iterable[Named]) -> None:
 
 
 def _lineage(path: StrPath) -> list[Identity]:
-    """What exists of a file and the folders around it, from the inside out."""
+    """Identify a file and the folders around it, innermost first, skipping what does not exist."""
     resolved = Path(path).resolve()
     found = map(_identity, (resolved, *resolved.parents))
     return [identity for identity in found if identity is not None]

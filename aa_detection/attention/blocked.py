@@ -1,11 +1,11 @@
-"""Exact attention in linear memory: a block of logits at a time, recomputed in the backward pass.
+"""Exact attention in linear memory: one block of logits at a time, recomputed in the backward pass.
 
-Logits exist for a few query pixels (on small maps, for a few heads) at a time, few enough to stay
-in the caches of the cores that work on them. The forward pass keeps nothing but its output, as in
-Dao et al., *FlashAttention*, NeurIPS 2022, section 3.1. Unlike there, a block holds all keys of its
-queries, so the softmax needs no running maximum.
+A block holds the logits of a few query pixels (on small maps, of a few heads), few enough to stay
+in the caches of the cores that work on it. The forward pass saves only its output, as in Dao et
+al., *FlashAttention*, NeurIPS 2022, section 3.1. Unlike FlashAttention, a block holds all keys of
+its queries, so the softmax needs no running maximum.
 
-Both passes are operators of their own (``torch.ops.aa_detection``): ``torch.compile`` and
+Both passes are custom operators (``torch.ops.aa_detection``): ``torch.compile`` and
 ``torch.export`` see one node and do not unroll the loop.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from .positions import distance_vectors
 
 LOGITS_PER_THREAD = 2**18  # 1 MB of float32: the second-level cache of a core
-LOGITS_PER_DEVICE = 2**24  # where there are no threads to count: 64 MB of float32
+LOGITS_PER_DEVICE = 2**24  # for devices without CPU threads: 64 MB of float32
 
 
 def blocked_attention(
@@ -32,19 +32,19 @@ def blocked_attention(
     scale: float,
     valid_size: Tensor | None,
 ) -> Tensor:
-    """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are.
+    """See :func:`aa_detection.attention.relative_attention_2d` for the arguments.
 
     Differentiable once: a second derivative raises RuntimeError.
     """
     height, width = q.shape[2:4]
-    # a table of one zero row, to which all distances are clamped, is no positional term
+    # a single zero row, to which all distances are clamped, means no positional term
     rel_h = q.new_zeros(1, q.shape[-1]) if rel_h is None else rel_h
     rel_w = q.new_zeros(1, q.shape[-1]) if rel_w is None else rel_w
     r_h, r_w = distance_vectors(rel_h, height), distance_vectors(rel_w, width)
     return _Attention.apply(q, k, v, r_h, r_w, valid_size, scale)
 
 
-# r_h is (H, H, d_k) and r_w (W, W, d_k): the distance vectors of (query, key).
+# r_h is (H, H, d_k) and r_w is (W, W, d_k): the distance vectors, indexed [query, key].
 
 
 @torch.library.custom_op(
@@ -94,7 +94,7 @@ def _backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     grad_q, grad_k, grad_v = (x.new_zeros(x.shape) for x in (q, k, v))
-    # the images' gradients of the tables add up: not in half precision
+    # table gradients are summed over images, so they must not be in half precision
     grad_r_h, grad_r_w = (x.new_zeros(x.shape, dtype=_logits_dtype(q)) for x in (r_h, r_w))
     with torch.autocast(q.device.type, enabled=False):
         for images, height, width in _images_of_one_size(q, valid_size):
@@ -117,7 +117,7 @@ def _(
 
 
 class _Attention(torch.autograd.Function):
-    """The two operators as one differentiable function, for autograd and for ``torch.func``."""
+    """Wrap the two operators as one differentiable function, for autograd and ``torch.func``."""
 
     @staticmethod
     def forward(
@@ -153,7 +153,7 @@ class _AttentionBackward(torch.autograd.Function):
         r_w: Tensor,
         valid_size: Tensor | None,
         scale: float,
-    ) -> tuple[Tensor, ...]:  # by name: torch.compile counts them to tell whether ctx is one
+    ) -> tuple[Tensor, ...]:  # arguments by name: torch.compile counts them to detect a ctx
         return _backward(grad, out, q, k, v, r_h, r_w, valid_size, scale)
 
     @staticmethod
@@ -168,9 +168,9 @@ class _AttentionBackward(torch.autograd.Function):
 
 
 def _images_of_one_size(q: Tensor, valid_size: Tensor | None) -> Iterator[tuple[slice, int, int]]:
-    """Runs of images with the same real rows and columns. Images without real pixels are left out.
+    """Yield runs of images with the same real size, skipping images without real pixels.
 
-    Cropping to the real pixels is the padding mask, and saves their work.
+    Cropping to the real pixels replaces the padding mask and saves the work on padding.
     """
     if valid_size is None:
         yield slice(len(q)), q.shape[2], q.shape[3]
@@ -184,9 +184,9 @@ def _images_of_one_size(q: Tensor, valid_size: Tensor | None) -> Iterator[tuple[
             yield images, height, width
 
 
-# ---- without padding. Pixels are numbered row by row, the heads of all images in one dimension ---
-# q and out are (heads, pixels, channels); k and v (heads, channels, pixels), the layout in which
-# matrix products with few channels are fastest.
+# ---- without padding; pixels are numbered in row-major order, batch and heads share a dimension --
+# q and out are (heads, pixels, channels). k and v are (heads, channels, pixels), the fastest layout
+# for matrix products with few channels.
 
 
 def _forward_real(
@@ -221,7 +221,7 @@ def _backward_real(
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     grad_r_h, grad_r_w = torch.zeros_like(r_h), torch.zeros_like(r_w)
 
-    # grad_logits = weights * (grad·v - grad·out): the difference is one matrix product
+    # grad_logits = weights * (grad·v - grad·out); one matrix product computes the difference
     grad_out = torch.cat([grad, -(grad * out).sum(-1, keepdim=True)], -1)
     v_one = torch.cat([v, torch.ones_like(v[:, :1])], 1)
 
@@ -240,7 +240,7 @@ def _backward_real(
             grad_logits = grad_logits.unflatten(-1, (height, width))
             torch.sum(grad_logits, -1, out=grad_bias_h[:, rows])
             torch.sum(grad_logits, -2, out=grad_bias_w[:, rows])
-        # the transposes of _biases
+        # the transpose of _biases
         g_h, g_w = (g.unflatten(1, (height, width)) for g in (grad_bias_h, grad_bias_w))
         q_map, grad_q_map = (x[heads].unflatten(1, (height, width)) for x in (q, grad_q))
         grad_q_map += torch.einsum("gixj,ijd->gixd", g_h, r_h)
@@ -262,7 +262,7 @@ def _logits_dtype(q: Tensor) -> torch.dtype:
 def _arrange(
     q: Tensor, k: Tensor, v: Tensor, r_h: Tensor, r_w: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """To the layouts and the dtype of the logits, the scale into q."""
+    """Convert to the layouts and dtype of the logits and multiply q by the scale."""
     dtype = _logits_dtype(q)
     return (
         _pixels_by_channels(q, dtype) * scale,
@@ -274,12 +274,12 @@ def _arrange(
 
 
 def _pixels_by_channels(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(B, h, H, W, d)`` to ``(B · h, H · W, d)``."""
+    """Reshape ``(B, h, H, W, d)`` to ``(B · h, H · W, d)``."""
     return x.to(dtype).flatten(2, 3).flatten(0, 1)
 
 
 def _blocks(q: Tensor) -> Iterator[tuple[slice, list[slice]]]:
-    """Slices of heads and, for each, the slices of query pixels that make one block."""
+    """Yield slices of heads, each with the slices of query pixels that form its blocks."""
     heads, pixels = q.shape[:2]
     on_cpu = q.device.type == "cpu"
     logits = LOGITS_PER_THREAD * torch.get_num_threads() if on_cpu else LOGITS_PER_DEVICE
@@ -296,7 +296,7 @@ def _buffer(q: Tensor, heads: slice, blocks: list[slice]) -> Tensor:
 
 
 def _biases(q: Tensor, r_h: Tensor, r_w: Tensor) -> tuple[Tensor, Tensor]:
-    """The position terms: ``(heads, pixels, H)`` for key rows and ``(…, W)`` for key columns."""
+    """Return the position terms: ``(heads, pixels, H)`` by key row, ``(…, W)`` by key column."""
     q = q.unflatten(1, (len(r_h), len(r_w)))
     bias_h = torch.einsum("gixd,ijd->gixj", q, r_h)
     bias_w = torch.einsum("gixd,xyd->gixy", q, r_w)
@@ -304,13 +304,13 @@ def _biases(q: Tensor, r_h: Tensor, r_w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _softmax(q: Tensor, k: Tensor, bias_h: Tensor, bias_w: Tensor, out: Tensor) -> Tensor:
-    """The attention weights of one block, written to `out`."""
+    """Write the attention weights of one block to `out`."""
     by_key = out.view(*out.shape[:2], bias_h.shape[-1], bias_w.shape[-1])
     torch.add(bias_h[..., None], bias_w[..., None, :], out=by_key)
     out.baddbmm_(q, k)
-    # A weight below exp(-44) of the largest (float32; exp(-354) in float64) is rounded up to it.
-    # That is far below rounding, and it keeps denormal numbers, which are several times slower, out
-    # of the exponential and of the products of weights and gradients.
+    # Weights below exp(-44) of the largest (float32; exp(-354) in float64) are raised to it. That
+    # is far below rounding error, and it keeps denormals, which are several times slower, out of
+    # the exponential and of the products of weights and gradients.
     lowest = out.amax(-1, keepdim=True) + 0.5 * math.log(torch.finfo(out.dtype).tiny)
     torch.maximum(out, lowest, out=out)
     return torch.softmax(out, -1, out=out)

@@ -1,4 +1,4 @@
-"""The specification: the operator written out, everything materialised.
+"""The reference implementation: the formula as written, with all logits materialised.
 
 Memory is ``O(heads · (H·W)²)``. Every other backend is tested against this one.
 """
@@ -18,10 +18,10 @@ def dense_attention(
     scale: float,
     valid_size: Tensor | None,
 ) -> Tensor:
-    """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are."""
+    """See :func:`aa_detection.attention.relative_attention_2d` for the arguments."""
     height, width = q.shape[2:4]
     dtype_out = v.dtype
-    dtype = torch.promote_types(q.dtype, torch.float32)  # float16 and bfloat16 go up
+    dtype = torch.promote_types(q.dtype, torch.float32)  # float16 and bfloat16 become float32
     q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
 
     # i, j: query and key row; x, y: query and key column
@@ -36,7 +36,7 @@ def dense_attention(
 
     if valid_size is not None:
         real = real_pixels(valid_size, height, width)
-        # the lowest finite number, not -inf: an image without a real pixel must not make NaN
+        # the lowest finite number, not -inf: an image without real pixels must not give NaN
         logits = logits.masked_fill(~real[:, None, None, None], torch.finfo(dtype).min)
     weights = logits.flatten(-2).softmax(-1).unflatten(-1, (height, width))
     out = torch.einsum("bhixjy,bhjyd->bhixd", weights, v)

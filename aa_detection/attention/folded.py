@@ -1,12 +1,12 @@
 """Exact attention as one dot product: the position terms become channels of q and k.
 
-A position term depends on one coordinate of the key only, so with ``R_h[i, j] = rel_h[j - i]`` ::
+Each position term depends on only one coordinate of the key. With ``R_h[i, j] = rel_h[j - i]`` ::
 
     logit = [q, R_h[i] q, R_w[x] q, 1] · [k, onehot(j), onehot(y), mask(j, y)],  q times scale
 
-and every kernel for plain attention applies, at a width of ``d_k + H + W`` (+ 1 with padding).
-Memory is linear in the pixels where :func:`torch.nn.functional.scaled_dot_product_attention` finds
-a fused kernel.
+so every kernel for plain attention applies, at a width of ``d_k + H + W`` (+ 1 with padding).
+Memory is linear in the number of pixels wherever
+:func:`torch.nn.functional.scaled_dot_product_attention` has a fused kernel.
 """
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .positions import distance_vectors, real_pixels
 
-FLASH_COLUMNS = 256  # of PyTorch's flash attention on CUDA
+FLASH_COLUMNS = 256  # the widest head of PyTorch's flash attention on CUDA
 
 
 def folded_attention(
@@ -27,9 +27,9 @@ def folded_attention(
     scale: float,
     valid_size: Tensor | None,
 ) -> Tensor:
-    """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are.
+    """See :func:`aa_detection.attention.relative_attention_2d` for the arguments.
 
-    In half precision the scaled q and the position terms are rounded before they are added up.
+    In half precision, the scaled q and the position terms are rounded before they are summed.
     """
     batch, heads, height, width, _ = q.shape
     q, k, dtype_out = q * scale, k.to(q.dtype), v.dtype
@@ -47,7 +47,7 @@ def folded_attention(
     if valid_size is not None:
         real = real_pixels(valid_size, height, width)
         queries.append(q.new_ones(1).expand(batch, heads, height, width, 1))
-        # half of the lowest number, not -inf: an image without a real pixel must not make NaN
+        # half the lowest number, not -inf: an image without real pixels must not give NaN
         lowest = torch.finfo(q.dtype).min / 2
         mask = torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, lowest)
         keys.append(mask[:, None, :, :, None].expand(batch, heads, height, width, 1))
@@ -65,10 +65,10 @@ def folded_attention(
 
 
 def _value_columns(v: Tensor, columns: int) -> int:
-    """The width at which PyTorch finds a fused kernel for v, beside q and k with so many columns.
+    """Return the width of v for which PyTorch has a fused kernel, given the width of q and k.
 
-    Flash attention, on the CPU and in half precision on CUDA, wants v as wide as q and k. Where
-    CUDA's flash attention ends, its memory-efficient attention asks for a multiple of 8 only.
+    Flash attention, on the CPU and in half precision on CUDA, needs v as wide as q and k. Beyond
+    CUDA flash attention's limit, memory-efficient attention needs only a multiple of 8.
     """
     flash = v.dtype in (torch.float16, torch.bfloat16) and columns <= FLASH_COLUMNS
     if v.device.type == "cuda" and not flash:

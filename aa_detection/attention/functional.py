@@ -1,4 +1,4 @@
-"""The public operator: checks its arguments, picks a backend."""
+"""The public operator: check the arguments and pick a backend."""
 
 import functools
 import logging
@@ -49,35 +49,35 @@ def relative_attention_2d(
     Args:
         q, k: ``(B, h, H, W, d_k)``.
         v: ``(B, h, H, W, d_v)``.
-        rel_h: ``(2 * max_h - 1, d_k)``: row ``r`` is the vertical distance ``r - (max_h - 1)``, key
-            minus query, in pixels of the map. A map with ``H > max_h`` clamps the distance to the
-            ends of the table. None: no vertical position term.
+        rel_h: ``(2 * max_h - 1, d_k)``: row ``r`` is for the vertical distance
+            ``r - (max_h - 1)``, key minus query, in pixels of the map. On a map with ``H > max_h``,
+            distances are clamped to the ends of the table. None: no vertical position term.
         rel_w: ``(2 * max_w - 1, d_k)``, the same for columns.
         scale: multiplies the whole logit, content and position; default ``d_k ** -0.5``.
-        valid_size: ``(B, 2)`` integers, the rows and columns of each image that are real, counted
+        valid_size: ``(B, 2)`` integers, the number of real rows and columns of each image, counted
             from the top left. Keys outside get no weight and outputs outside are zero. None: all
             pixels are real.
         backend: "auto" picks one of
 
-            - "dense": materialises all logits; the specification the others are tested against,
-              and the only one that can be differentiated twice.
-            - "native": one compiled pass on the CPU, for float32 and what goes up to it; the
-              fastest there. Only where it was built, which takes a C++ compiler.
-            - "blocked": never holds more than a block of logits, forward and backward, on any
-              device and in float64.
-            - "fused": Triton kernels, for NVIDIA GPUs of compute capability 8.0 and newer; float16,
-              bfloat16 and float32. Never holds a logit in memory.
-            - "folded": the position terms as channels of
-              :func:`torch.nn.functional.scaled_dot_product_attention`. Where its kernels are fused
-              they lose precision in float32 gradients when logits are in the hundreds.
+            - "dense": materialises all logits. The reference that the others are tested against,
+              and the only backend that can be differentiated twice.
+            - "native": one compiled pass on the CPU, in float32 (half precision is upcast). The
+              fastest on the CPU. Available only if it was built, which takes a C++ compiler.
+            - "blocked": never holds more than a block of logits, forward and backward. Runs on any
+              device, also in float64.
+            - "fused": Triton kernels for NVIDIA GPUs of compute capability 8.0 and newer, in
+              float16, bfloat16 and float32. Never stores a logit in memory.
+            - "folded": passes the position terms as channels to
+              :func:`torch.nn.functional.scaled_dot_product_attention`. Its fused kernels lose
+              precision in float32 gradients when logits are in the hundreds.
 
     Returns:
-        ``(B, h, H, W, d_v)`` in the dtype of `v`. Logits and softmax are computed in float32 at
-        least.
+        ``(B, h, H, W, d_v)`` in the dtype of `v`. Logits and softmax are computed in at least
+        float32.
 
     Raises:
-        ValueError: shapes that do not fit together, or a backend that does not exist.
-        RuntimeError: backend "native" or "fused" where it cannot be used.
+        ValueError: the shapes do not fit together, or the backend does not exist.
+        RuntimeError: backend "native" or "fused" cannot run here or on these inputs.
     """
     _check(q, k, v, rel_h, rel_w, valid_size)
     if backend != "auto" and backend not in BACKENDS:
@@ -91,10 +91,10 @@ def relative_attention_2d(
 
 
 def choose_backend(q: Tensor, v: Tensor) -> str:
-    """What "auto" picks: the first entry of `CANDIDATES` that has nothing against these inputs.
+    """Return the backend that "auto" picks: the first of `CANDIDATES` that has no objection.
 
-    The log says at level DEBUG, once for each kind of input, what was picked and why the entries
-    before it were not.
+    Logs the choice, and why earlier candidates were passed over, once per kind of input at level
+    DEBUG.
     """
     passed_over: list[str] = []
     for backend, objection in CANDIDATES.items():
@@ -120,14 +120,14 @@ def _log_absent(reason: str) -> None:
     logger.info('attention runs without the backend "native", the fastest on the CPU: %s', reason)
 
 
-# Each says why it is not to be used for q and v, or None. The thresholds are from
-# docs/benchmark/attention.txt; whether gradients are needed does not change the order there, so
-# it is not asked.
+# Each returns the reason not to use a backend for q and v, or None. The thresholds are from
+# docs/benchmark/attention.txt. There the order is the same with and without gradients, so
+# gradients are not considered.
 
 
 def _against_dense(q: Tensor, v: Tensor) -> str | None:
-    # With so few logits the number of calls is what costs, and dense has the fewest. A compiled or
-    # exported graph must not depend on the size.
+    # With so few logits the number of operator calls dominates, and dense has the fewest. A
+    # compiled or exported graph must not depend on the size.
     if torch.compiler.is_compiling():
         return "compiling"
     batch, heads, height, width, _ = q.shape
@@ -135,7 +135,7 @@ def _against_dense(q: Tensor, v: Tensor) -> str | None:
 
 
 def _against_blocked(q: Tensor, v: Tensor) -> str | None:
-    # SDPA has a fused kernel for float64 on the CPU only; without one it materialises the logits.
+    # SDPA has a fused float64 kernel only on the CPU; elsewhere it materialises the logits.
     if q.device.type == "cpu" or q.dtype == torch.float64:
         return None
     return "slower than fused and folded on a GPU"
@@ -145,7 +145,7 @@ def _against_folded(q: Tensor, v: Tensor) -> str | None:
     return None
 
 
-# in the order in which "auto" asks them
+# in the order in which "auto" tries them
 CANDIDATES: dict[str, Callable[[Tensor, Tensor], str | None]] = {
     "native": native.objection,
     "dense": _against_dense,

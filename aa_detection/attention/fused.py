@@ -1,12 +1,12 @@
-"""Exact attention in one Triton kernel forward and two backward, for NVIDIA GPUs.
+"""Exact attention for NVIDIA GPUs: one Triton kernel forward, two backward.
 
-The position terms of all queries come first, as two products in float32. The kernels of
-``fused_kernels.py`` add them to logits that never leave the chip. The forward pass keeps its output
-and one number a query. The backward pass computes the logits again twice, by queries and by keys,
-so that no two programs add to the same gradient.
+Two float32 products first compute the position terms of all queries. The kernels of
+``fused_kernels.py`` add them to logits that never leave the chip. The forward pass saves its output
+and one number per query. The backward pass recomputes the logits twice, by queries and by keys, so
+that no two programs add to the same gradient.
 
-Both passes are operators of their own (``torch.ops.aa_detection``), as those of "blocked" are.
-Triton is imported when they first run, not with this file.
+Both passes are custom operators (``torch.ops.aa_detection``), as in "blocked". Triton is imported
+when they first run, not with this module.
 """
 
 import functools
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .positions import distance_vectors
 
-MOST_CHANNELS = 64  # of a head's keys or values: with more, tiles do not fit the registers
+MOST_CHANNELS = 64  # of a head's keys or values: with more, tiles do not fit in registers
 
 
 def fused_attention(
@@ -32,7 +32,7 @@ def fused_attention(
     scale: float,
     valid_size: Tensor | None,
 ) -> Tensor:
-    """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are.
+    """See :func:`aa_detection.attention.relative_attention_2d` for the arguments.
 
     Differentiable once: a second derivative raises RuntimeError.
 
@@ -44,10 +44,10 @@ def fused_attention(
     if reason is not None:
         raise RuntimeError(f'backend "fused": {reason}')
     dtype = torch.promote_types(q.dtype, torch.promote_types(k.dtype, v.dtype))
-    if scale <= 0:  # the kernels take a maximum before they scale
+    if scale <= 0:  # the kernels take the maximum before they scale
         q, scale = q * scale, 1.0
     height, width = q.shape[2:4]
-    # a table of one zero row, to which all distances are clamped, is no positional term
+    # a single zero row, to which all distances are clamped, means no positional term
     rel_h = q.new_zeros(1, q.shape[-1]) if rel_h is None else rel_h
     rel_w = q.new_zeros(1, q.shape[-1]) if rel_w is None else rel_w
     r_h, r_w = distance_vectors(rel_h, height), distance_vectors(rel_w, width)
@@ -58,7 +58,7 @@ def fused_attention(
 
 
 def objection(q: Tensor, v: Tensor) -> str | None:
-    """Why the kernels cannot be used for q and v, or None."""
+    """Return the reason why the kernels cannot be used for q and v, or None."""
     for x in (q, v):
         if x.dtype not in (torch.float16, torch.bfloat16, torch.float32):
             return f"it computes in float32 and half precision, not in {x.dtype}"
@@ -74,9 +74,9 @@ def _missing(device: str, index: int | None) -> str | None:
 
 @functools.cache
 def _look(device: str, index: int | None) -> str | None:
-    """What this machine lacks."""
+    """Return the reason why the kernels cannot run on this machine, or None."""
     if os.environ.get("TRITON_INTERPRET") == "1":
-        return None  # Triton's interpreter, in which kernels are debugged, takes any device
+        return None  # Triton's interpreter, for debugging kernels, runs on any device
     if device != "cuda" or torch.version.cuda is None:
         return f"it runs on NVIDIA GPUs, q is on {device}"
     if torch.cuda.get_device_capability(index) < (8, 0):
@@ -84,16 +84,16 @@ def _look(device: str, index: int | None) -> str | None:
     try:
         from triton.runtime import driver
 
-        driver.active.get_current_device()  # compiles its driver: wants a C compiler and Python.h
-    except Exception as error:  # what a broken installation raises, nobody can list
+        driver.active.get_current_device()  # compiles the driver: needs a C compiler and Python.h
+    except Exception as error:  # a broken installation can raise anything
         line, _, _ = str(error).partition("\n")
         return f"Triton does not run here: {type(error).__name__}: {line}"
     return None
 
 
-# The tiles of each kernel, by the bytes of an element and the most channels of a key and a value
-# together: {columns: queries}. They are about the largest with which no register is spilled on GPUs
-# of compute capability 8.0 to 9.0; compiled, not timed.
+# Tiles of each kernel, keyed by the element size in bytes and the most channels of a key and a
+# value together: {columns: queries}. They are about the largest that spill no registers on GPUs of
+# compute capability 8.0 to 9.0, according to the compiler; they were not timed.
 TILES: dict[str, dict[tuple[int, int], dict[int, int]]] = {
     "forward": {
         (2, 48): {64: 64, 32: 64, 16: 64},
@@ -114,31 +114,31 @@ TILES: dict[str, dict[tuple[int, int], dict[int, int]]] = {
         (4, 128): {16: 32},
     },
 }
-STEP = 24  # what a step of a kernel's loop may cost besides its tile, in columns
+STEP = 24  # assumed overhead of a loop iteration, in columns
 
 
 class Tile(NamedTuple):
-    """What one program of a kernel works on at a time."""
+    """The queries and key columns that one program of a kernel processes at a time."""
 
     queries: int
     columns: int  # of one key row
 
 
 def tile(kernel: str, width: int, channels: int, element_size: int) -> Tile:
-    """The tile of a kernel with which a map's rows are cut into the fewest and fullest pieces.
+    """Return the tile that cuts a map's rows into the fewest and fullest pieces.
 
     Args:
         kernel: its name in ``fused_kernels.py``.
         width: of the map.
         channels: of a key and a value together, each rounded up to a power of two.
-        element_size: bytes.
+        element_size: in bytes.
     """
     tiles = TILES[kernel][element_size, 48 if channels <= 48 else 128]
     columns = min(tiles, key=lambda columns: -(-width // columns) * (columns + STEP))
     return Tile(tiles[columns], columns)
 
 
-# r_h is (H, H, d_k) and r_w (W, W, d_k): the distance vectors of (query, key).
+# r_h is (H, H, d_k) and r_w is (W, W, d_k): the distance vectors, indexed [query, key].
 
 
 @torch.library.custom_op(
@@ -157,7 +157,7 @@ def _forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     batch, heads, height, width, _ = q.shape
-    # pixels that are not real keep what is here
+    # the kernel does not write padded pixels: they stay zero
     out = v.new_zeros(v.shape)
     lse = q.new_zeros(batch, heads, height * width, dtype=torch.float32)
     if out.numel():
@@ -214,7 +214,7 @@ def _backward(
             "backward_keys", (grad, lse, delta, *inputs, grad_k, grad_v), q, v, _log2e(scale), scale
         )
         del rows, columns, terms, inputs
-        # the transposes of _position_terms
+        # the transpose of _position_terms
         grad_columns = grad_columns[..., :width]
         grad_q += torch.einsum("bhjix,ijd->bhixd", grad_rows, r_h.float())
         grad_q += torch.einsum("bhixy,xyd->bhixd", grad_columns, r_w.float())
@@ -242,7 +242,7 @@ def _(
 
 
 class _Attention(torch.autograd.Function):
-    """The two operators as one differentiable function, for autograd and for ``torch.func``."""
+    """Wrap the two operators as one differentiable function, for autograd and ``torch.func``."""
 
     @staticmethod
     def forward(
@@ -280,7 +280,7 @@ class _AttentionBackward(torch.autograd.Function):
         r_w: Tensor,
         valid_size: Tensor | None,
         scale: float,
-    ) -> tuple[Tensor, ...]:  # by name: torch.compile counts them to tell whether ctx is one
+    ) -> tuple[Tensor, ...]:  # arguments by name: torch.compile counts them to detect a ctx
         return _backward(grad, out, lse, q, k, v, r_h, r_w, valid_size, scale)
 
     @staticmethod
@@ -295,7 +295,7 @@ class _AttentionBackward(torch.autograd.Function):
 
 
 def _position_terms(q: Tensor, r_h: Tensor, r_w: Tensor) -> tuple[Tensor, Tensor]:
-    """``(B, h, H, H, W)``, key row first, and ``(B, h, H, W, W rounded up to fours)``."""
+    """Return ``(B, h, H, H, W)``, key row first, and ``(B, h, H, W, W rounded up to fours)``."""
     q = q.float()
     r_w = F.pad(r_w.float(), (0, 0, 0, -r_w.shape[1] % 4))
     rows = torch.einsum("bhixd,ijd->bhjix", q, r_h.float())
@@ -304,7 +304,7 @@ def _position_terms(q: Tensor, r_h: Tensor, r_w: Tensor) -> tuple[Tensor, Tensor
 
 
 def _aligned_rows(x: Tensor) -> Tensor:
-    """`x` with as many channels as make each pixel's begin at a multiple of 16 bytes."""
+    """Pad the channels of `x` so that each pixel starts at a multiple of 16 bytes."""
     return F.pad(x, (0, -x.shape[-1] % (16 // x.element_size()))).contiguous()
 
 
@@ -335,7 +335,7 @@ def _run(
         "PAD_V": pad_v,
         "BLOCK_Q": queries,
         "BLOCK_X": columns,
-        "PRECISION": "tf32x3",  # of float32 products; the default would be tf32
+        "PRECISION": "tf32x3",  # of float32 products; Triton's default is tf32
     }
     kernel = getattr(fused_kernels, name)
     with torch.cuda.device_of(q):
@@ -349,6 +349,6 @@ def _run(
             **constants,
             num_warps=4,
             num_stages=2,
-            maxnreg=255,  # all there are: or a few are spilled to fit another block beside
+            maxnreg=255,  # all there are; else a few are spilled to fit a second block
             enable_fp_fusion=True,
         )

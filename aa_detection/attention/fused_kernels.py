@@ -1,36 +1,36 @@
-"""The Triton kernels of the backend "fused": a forward pass and the two halves of a backward pass.
+"""Triton kernels of the backend "fused": one for the forward pass, two for the backward pass.
 
 No logit leaves the chip, as in Dao et al., *FlashAttention*, NeurIPS 2022. A tile of keys is a
-piece of one key row, so of the two position terms in ::
+piece of one key row. Of the two position terms in ::
 
     logit[query, (y, x)] = q · k[y, x] + row_terms[y, query] + column_terms[query, x]
 
-the column term is a matrix that all key rows have in common: it is loaded once, and the product
-``q · k`` is added to it. The row term is one number a query; it joins what the softmax subtracts
-and costs nothing a logit. Queries and keys are counted among the real pixels only: padding is
-neither read nor computed, and its size never leaves the device.
+the column term is therefore a matrix that all key rows share: it is loaded once, and the product
+``q · k`` is added to it. The row term is one number per query; it is merged into what the softmax
+subtracts and costs nothing per logit. Only real pixels are numbered as queries and keys: padding is
+neither read nor computed, and the real sizes never leave the device.
 
-No two programs write to the same place and nothing is added atomically, so results do not change
-from run to run.
+No two programs write to the same place and there are no atomic additions, so results are
+reproducible from run to run.
 
 Arrays, with ``pixels = height * width`` and the heads of all images in one dimension:
 
 - q, k, v and the output's gradient are ``(heads, pixels, D)`` with rows of ``ROW`` elements, a
-  multiple of 16 bytes: they are read 16 bytes at a time. The output and the gradients of q, k and
-  v have no such gaps.
-- ``row_terms`` is ``(heads, height, pixels)``; ``column_terms`` ``(heads, pixels, width)`` with
-  rows of ``4 * quads`` elements. Their pixels are the queries'.
+  multiple of 16 bytes, because they are read 16 bytes at a time. The output and the gradients of q,
+  k and v have no such gaps.
+- ``row_terms`` is ``(heads, height, pixels)``; ``column_terms`` is ``(heads, pixels, width)`` with
+  rows of ``4 * quads`` elements. ``pixels`` counts queries in both.
 - ``lse`` and ``delta`` are ``(heads, pixels)``; ``valid_size`` is ``(images, 2)`` or None.
 
-Exponentials are powers of two: ``scale`` is positive and has a factor log2(e), and ``lse`` is the
-base-2 logarithm of a query's sum of exponentials.
+Exponentials are powers of two: ``scale`` is positive and includes a factor log2(e), and ``lse`` is
+the base-2 logarithm of a query's sum of exponentials.
 """
 # mypy: allow-untyped-defs
 
 import triton
 import triton.language as tl
 
-# detectors see maps of many sizes: one compiled kernel serves them all
+# detectors see maps of many sizes: do not compile a kernel for each
 _kernel = triton.jit(do_not_specialize=["heads", "height", "width", "quads"])
 
 
@@ -59,7 +59,7 @@ def forward(
     BLOCK_X: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Writes ``out`` and ``lse`` of one head's block of queries."""
+    """Write ``out`` and ``lse`` of one head's block of queries."""
     pixels = height * width
     head, block = _head_and_block(tl.cdiv(pixels, BLOCK_Q))
     rows, columns = _real_size(valid_size, head // heads, height, width)
@@ -125,10 +125,10 @@ def backward_queries(
     BLOCK_X: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """What one head's block of queries gets, before the scale, in float32.
+    """Compute the gradients of one head's block of queries, before the scale, in float32.
 
-    Writes ``grad_q`` without the share that comes through the position terms, the gradients of
-    these, and ``delta = grad · out``. ``grad_row_terms`` has to hold zeros.
+    Writes the gradients of the position terms, ``delta = grad · out``, and ``grad_q`` without the
+    share that flows through the position terms. ``grad_row_terms`` must hold zeros on entry.
     """
     pixels = height * width
     head, block = _head_and_block(tl.cdiv(pixels, BLOCK_Q))
@@ -154,7 +154,7 @@ def backward_queries(
         x = first + tl.arange(0, BLOCK_X)
         column_term = _column_term(column_terms, pixel, x, columns, quads)
         grad_column_term = tl.zeros([BLOCK_Q, BLOCK_X], tl.float32)
-        # the row terms' gradients so far may have been written by other threads
+        # other threads may have written the gradients of the row terms so far
         tl.debug_barrier()
         for y in range(0, rows):
             k_tile = _load(k + y * width * ROW_K, x, x < columns, ROW_K, PAD_K)
@@ -203,9 +203,9 @@ def backward_keys(
     BLOCK_X: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Writes ``grad_k`` and ``grad_v`` of a piece of one key row.
+    """Write ``grad_k`` and ``grad_v`` of a piece of one key row.
 
-    ``content_scale`` is the operator's scale as it is.
+    ``content_scale`` is the operator's scale, without the factor log2(e).
     """
     pixels = height * width
     head, block = _head_and_block(height * tl.cdiv(width, BLOCK_X))
@@ -223,7 +223,7 @@ def backward_keys(
     row_terms += (head * height + y) * pixels
     column_terms += head * pixels * (4 * quads)
 
-    # logits are (keys, queries) here
+    # here logits are (keys, queries)
     k_tile = _load(k + head * pixels * ROW_K, key, x < columns, ROW_K, PAD_K)
     v_tile = _load(v + head * pixels * ROW_V, key, x < columns, ROW_V, PAD_V)
     k_sums = tl.zeros([BLOCK_X, PAD_K], tl.float32)
@@ -233,7 +233,7 @@ def backward_keys(
         q_tile = _load(q, pixel, real, ROW_K, PAD_K)
         grad_tile = _load(grad, pixel, real, ROW_V, PAD_V)
         column_term = tl.trans(_column_term(column_terms, pixel, x, columns, quads))
-        # a query that is not real gives no weight
+        # zero weight for queries that are not real
         shift = tl.load(lse + pixel, mask=real, other=float("inf"))
         shift -= tl.load(row_terms + pixel) * scale
         grad_out = tl.load(delta + pixel)
@@ -250,7 +250,7 @@ def backward_keys(
 
 @triton.jit
 def _head_and_block(blocks):
-    """This program's, where each head has so many blocks. A head's offset may exceed 32 bits."""
+    """Return this program's head and block. The head is 64-bit: its offset may exceed 32 bits."""
     program = tl.program_id(0)
     return (program // blocks).to(tl.int64), program % blocks
 
@@ -267,9 +267,9 @@ def _real_size(valid_size, image, height, width):
 
 @triton.jit
 def _pixels(start, BLOCK: tl.constexpr, rows, columns, width):
-    """The pixels with the numbers from `start` among the real ones, and which of them there are.
+    """Return the real pixels numbered from `start`, and a mask of those that exist.
 
-    The last real pixel stands for those that are not there: it can be read.
+    Missing pixels are replaced by the last real pixel, which is safe to read.
     """
     number = start + tl.arange(0, BLOCK)
     real = number < rows * columns
@@ -279,7 +279,7 @@ def _pixels(start, BLOCK: tl.constexpr, rows, columns, width):
 
 @triton.jit
 def _load(array, pixel, real, ROW: tl.constexpr, PAD: tl.constexpr):
-    """``(pixels of the tile, PAD)``, zero after a row's end and where a pixel is not real."""
+    """Return ``(pixels of the tile, PAD)``, zero past a row's end and where a pixel is not real."""
     channel = tl.arange(0, PAD)
     at = array + pixel[:, None] * ROW + channel[None, :]
     return tl.load(at, mask=real[:, None] & (channel < ROW)[None, :], other=0.0)
@@ -296,8 +296,8 @@ def _store(array, tile, pixel, real, ROW: tl.constexpr, PAD: tl.constexpr):
 
 @triton.jit
 def _column_term(column_terms, pixel, x, columns, quads):
-    """``(queries, key columns)``; a key column that is not real gets no weight."""
+    """Return ``(queries, key columns)``; a key column that is not real gets no weight."""
     at = column_terms + pixel[:, None] * (4 * quads) + x[None, :]
-    # as far as the rows reach, or they could not be read four numbers at a time
+    # the mask covers the padded row: otherwise the load is not vectorised by four
     term = tl.load(at, mask=(x < 4 * quads)[None, :], other=0.0)
     return tl.where((x < columns)[None, :], term, float("-inf"))

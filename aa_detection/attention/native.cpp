@@ -1,18 +1,17 @@
 // Exact attention with relative positions in few passes over the logits, for float32 on CPUs.
 //
-// A block is a few query pixels side by side in vectors: an instruction works on as many queries as
-// a vector has lanes, and what belongs to a key is one number for all of them. Keys come a chunk at
-// a time, whose logits stay in the first-level cache. A chunk that raises a query's largest logit
-// scales down what was summed up before (Milakov and Gimelshein, "Online normalizer calculation for
-// softmax", 2018). The backward pass computes the logits again, as in Dao et al., "FlashAttention",
-// NeurIPS 2022.
+// A block is a few adjacent query pixels held in vectors: one instruction works on as many queries
+// as a vector has lanes, and each value of a key is a scalar shared by all of them. Keys come in
+// chunks whose logits stay in the L1 cache. A chunk that raises a query's largest logit rescales the
+// sums so far (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). The
+// backward pass recomputes the logits, as in Dao et al., "FlashAttention", NeurIPS 2022.
 //
-// Pixels are those inside an image (valid_size), numbered row by row: padding is never looked at.
-// Loops over channels know their length only when they run; as template parameters the depths saved
-// 3 to 5 % of the time.
+// Pixels are those inside an image (valid_size), in row-major order: padding is never read. The
+// length of loops over channels is a run-time value; making it a template parameter saved only 3 to
+// 5 % of the time.
 //
-// The file needs nothing but a compiler that knows GCC's vector extensions (GCC, Clang). It
-// allocates nothing: the functions at its end are called by native.py, which owns all memory.
+// The file needs only a compiler with GCC's vector extensions (GCC, Clang). It allocates nothing:
+// native.py calls the functions at its end and owns all memory.
 
 #include <atomic>
 #include <cfloat>
@@ -25,8 +24,8 @@
 namespace {
 
 constexpr int CHUNK = 32;       // keys whose logits are held at a time
-constexpr int SEGMENT = 1024;   // queries for which the backward pass goes through all keys at once
-constexpr int VECTORS = 4;      // of queries in a block
+constexpr int SEGMENT = 1024;   // queries per pass of the backward pass over all keys
+constexpr int VECTORS = 4;      // vectors of queries in a block
 
 struct View {  // (batch, heads, height, width, channels), strides in elements
   float* data;
@@ -38,7 +37,7 @@ struct View {  // (batch, heads, height, width, channels), strides in elements
 
 }  // namespace
 
-// As in native.py, field by field. Those from `grad` on are for the backward pass.
+// Mirrors native.py, field by field. The fields from `grad` on are for the backward pass.
 struct Problem {
   int64_t batch, heads, height, width, d_k, d_v;
   int64_t threads;
@@ -58,7 +57,7 @@ namespace {
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Hands out parts of the workspace; of a null one it only counts how long it has to be.
+// Hands out parts of the workspace. Without a workspace it only counts the floats needed.
 struct Arena {
   float* start;
   int64_t used = 0;
@@ -69,14 +68,14 @@ struct Arena {
   }
 };
 
-// How the work is cut: a task is a part of the queries of one head of one image. Sums depend on
-// this alone and not on which thread does what.
+// How the work is split: a task is a part of the queries of one head of one image. The order of
+// summation depends on this alone, not on which thread runs which task.
 struct Plan {
   int64_t heads, parts, tasks, workers;  // parts of a head
   Plan(const Problem& p, int64_t queries) {
     heads = p.batch * p.heads;
     const int64_t pixels = p.height * p.width, blocks = divide_up(pixels, queries);
-    workers = least(p.threads, 1 + heads * pixels * pixels / 65536);  // or waking them costs more
+    workers = least(p.threads, 1 + heads * pixels * pixels / 65536);  // fewer if waking costs more
     parts = workers == 1 || !heads || !blocks ? 1 : least(divide_up(4 * workers, heads), blocks);
     tasks = heads * parts;
     workers = least(workers, tasks);
@@ -84,8 +83,8 @@ struct Plan {
 };
 
 struct Task {
-  int64_t head, part, image, number;  // head: of all images; number: of the task
-  int64_t height, width, pixels;      // that are real
+  int64_t head, part, image, number;  // head: across all images; number: of the task
+  int64_t height, width, pixels;      // real ones only
   Task(const Problem& p, const Plan& plan, int64_t number) : number(number) {
     head = number / plan.parts, part = number % plan.parts, image = head / p.heads;
     height = p.valid_size ? real(p.valid_size[2 * image], p.height) : p.height;
@@ -103,7 +102,7 @@ int64_t table_row(int64_t distance, int64_t rows) {
   return (distance < -last ? -last : least(distance, last)) + last;
 }
 
-// GCC takes no vector_size that depends on a template's parameter.
+// GCC does not accept a vector_size that depends on a template parameter.
 template <int LANES>
 struct Vectors;
 #define VECTORS_OF(LANES)                                                             \
@@ -119,19 +118,19 @@ VECTORS_OF(16);
 #define FOUR(x) x, x, x, x
 const float LOWEST[16] = {FOUR(-43.6f), FOUR(-43.6f), FOUR(-43.6f), FOUR(-43.6f)};
 
-// Always inlined into a function of one instruction set, for which all of it is then compiled. A
-// number times a vector is a broadcast; a vector made of a number is not one before that function
-// is known, so there is none here.
+// Always inlined into a function for one instruction set, so that all of it is compiled for that
+// set. A scalar times a vector compiles to a broadcast; an explicit vector of one scalar does not
+// until that function is known, so there is none here.
 template <int LANES>
 struct Kernel {
   typedef typename Vectors<LANES>::V V;
   typedef typename Vectors<LANES>::I I;
   static constexpr int QUERIES = VECTORS * LANES;  // in a block
-  static constexpr int TILE = 2;  // vectors at once: with four keys they fill 16 registers
+  static constexpr int TILE = 2;  // vectors at a time: with four keys they fill 16 registers
 
   static INLINE V load(const float* at) { return *reinterpret_cast<const V*>(at); }
   static INLINE void store(float* at, V x) { *reinterpret_cast<V*>(at) = x; }
-  static INLINE V larger(V a, V b) { return a > b ? a : b; }  // b where one is not a number
+  static INLINE V larger(V a, V b) { return a > b ? a : b; }  // b if one is NaN
   static INLINE void load_tile(V (&to)[TILE], const float* at) {
     for (int n = 0; n < TILE; n++) to[n] = load(at + n * LANES);
   }
@@ -146,13 +145,13 @@ struct Kernel {
   }
   static void clear(float* at, int64_t count) { std::memset(at, 0, 4 * count); }
 
-  // exp(x) of x up to 0, to 2e-7 of it. Not a number stays that. Below -43.6 it is exp(-43.6), as no
-  // weight and no product of one may be denormal: these are several times slower.
+  // exp(x) for x <= 0, to a relative error of 2e-7. NaN stays NaN. Below -43.6 it is exp(-43.6):
+  // no weight and no product of weights may be denormal, as denormals are several times slower.
   static INLINE V exponential(V x) {
     const float* lowest = LOWEST;
-    asm("" : "+r"(lowest));  // with a constant GCC compares and blends, two instructions
+    asm("" : "+r"(lowest));  // given a constant, GCC emits compare and blend: two instructions
     x = larger(load(lowest), x);
-    // exp(x) = 2**(n + f): adding 1.5 * 2**23 rounds to an integer, which the lowest bits then hold
+    // exp(x) = 2**(n + f): adding 1.5 * 2**23 rounds to an integer, left in the lowest bits
     const float round = 12582912.0f + 127.0f, log2_e = 1.44269504f;
     const V shifted = x * log2_e + round;
     const V f = x * log2_e - (shifted - round);
@@ -168,12 +167,12 @@ struct Kernel {
   // ---- the keys of one head of one image --------------------------------------------------------
 
   struct Keys {
-    int64_t head = -1;      // whose
-    int64_t count = 0;      // pixels, and what fills them up to a multiple of four: no weight, zeros
+    int64_t head = -1;      // whose keys these are
+    int64_t count = 0;      // pixels, padded to a multiple of four with zeros that get no weight
     float *k, *v;           // [key][channel]
-    int32_t *row, *column;  // where in a Block's bias_h and bias_w
+    int32_t *row, *column;  // indices into a Block's bias_h and bias_w
     float* rel_h;           // [distance + height - 1][channel]
-    float* rel_w;           // [channel][width - 1 - distance]: a row of queries is a run of it
+    float* rel_w;           // [channel][width - 1 - distance]: a row of queries is a contiguous run
     int64_t rel_w_length;
   };
 
@@ -232,8 +231,8 @@ struct Kernel {
     float *bias_h, *bias_w;   // [key's row or column][query]: the position terms
   };
 
-  // Loops go beyond the queries of a block by less than a vector, and beyond the rows by one, which
-  // is that of the keys that only fill up.
+  // Loops overrun the queries of a block by less than a vector, and the rows by one: the row of the
+  // padding keys.
   static int64_t positions(int64_t size) { return (size + 1) * QUERIES + LANES; }
 
   static Block block_memory(const Problem& p, Arena& arena) {
@@ -281,7 +280,7 @@ struct Kernel {
     }
   }
 
-  // Queries of a block that stand side by side in one row of the map.
+  // Queries of a block that are adjacent in one row of the map.
   struct Run {
     int64_t row, column, offset, count;
     Run(const Task& task, const Block& block, int64_t offset) : offset(offset) {
@@ -330,7 +329,7 @@ struct Kernel {
     }
   }
 
-  // Of four keys, for the queries from `query` on.
+  // For four keys and the queries from `query` on.
   static INLINE void logits(V (&sum)[4][TILE], int64_t d_k, const Keys& keys, int64_t key,
                             const Block& block, int query) {
     for (int i = 0; i < 4; i++) {
@@ -452,15 +451,15 @@ struct Kernel {
   // ---- backward ---------------------------------------------------------------------------------
 
   // With w = exp(logit - maximum) / total, a logit's gradient is w * (grad·v - grad·out). The
-  // division goes into `grad`, once for all keys.
+  // division is applied to `grad`, once for all keys.
   struct Share {
     Block block;
     float *grad, *minus_out;  // [channel][query], [query]
     float* grad_q;            // [channel][query]
-    float *grad_h, *grad_w;   // as Block's bias_h, bias_w
+    float *grad_h, *grad_w;   // like Block's bias_h, bias_w
   };
 
-  // The gradients of the tables, by distance, of one task.
+  // The size of one task's gradients of the tables, by distance.
   static int64_t table_floats(const Problem& p) {
     return (2 * p.height - 1 + 2 * p.width - 1) * p.d_k;
   }
@@ -472,8 +471,8 @@ struct Kernel {
     float* sums;                   // [key][channel of k, then of v][lane]
     float* out;                    // [channel][query]
     float* grad_rel_h;             // [distance + height - 1][channel][lane]
-    float* grad_rel_w;             // as Keys.rel_w
-    float* grad_kv;                // [key][channel of k, then of v], of a head that is one task
+    float* grad_rel_w;             // like Keys.rel_w
+    float* grad_kv;                // [key][channel of k, then of v], if a head is one task
 
     Backward(const Problem& p, const Plan& plan, Arena& arena) : keys(keys_memory(p, arena)) {
       const int64_t pixels = p.height * p.width, channels = p.d_k + p.d_v;
@@ -496,7 +495,7 @@ struct Kernel {
       grad_kv = plan.parts == 1 ? arena.take(pixels * channels) : nullptr;
     }
 
-    // What outlives a task: the gradients of the tables, those of k and v where a head is several
+    // What tasks leave behind: the gradients of the tables, those of k and v if a head has several
     // tasks, and how many tasks of a head are done.
     struct Results {
       float *tables, *grad_kv;
@@ -561,7 +560,7 @@ struct Kernel {
         }
     }
 
-    // All the segment's queries with one chunk of keys.
+    // Processes all queries of the segment with one chunk of keys.
     INLINE void add_chunk(const Problem& p, const Task& task, int64_t first, int shares_count,
                           float* to) {
       const int64_t count = least(CHUNK, keys.count - first), channels = p.d_k + p.d_v;
@@ -583,7 +582,7 @@ struct Kernel {
       for (int64_t n = 0; n < real * channels; n++) to[n] += sum_of(sums + n * LANES);
     }
 
-    // A chunk's weights, the gradients of its logits, and what these are to the queries.
+    // Computes a chunk's weights and logit gradients, and adds the latter to the queries' gradients.
     INLINE void add_to_queries(const Problem& p, int64_t first, int64_t count, Share& share,
                                int query) {
       V most[TILE], minus_out[TILE], one[TILE];
@@ -624,7 +623,7 @@ struct Kernel {
     template <int COUNT>
     static INLINE void add_to_keys(const float* weights, int64_t count, const float* x,
                                    int64_t channels, float* to, int64_t length) {
-      constexpr int AT_ONCE = LANES == 16 ? 4 : 2;  // channels, by how many registers there are
+      constexpr int AT_ONCE = LANES == 16 ? 4 : 2;  // channels, limited by the number of registers
       int64_t c = 0;
       for (; c + AT_ONCE <= channels; c += AT_ONCE)
         add_to_keys<AT_ONCE, COUNT>(weights, count, x + c * QUERIES, to + c * LANES, length);
@@ -649,12 +648,12 @@ struct Kernel {
       }
     }
 
-    // From the gradients of a block's position terms to its queries and the tables.
+    // Adds the gradients of a block's position terms to its queries and the tables.
     INLINE void end_share(const Problem& p, const Task& task, Share& share) {
       for (int64_t offset = 0; offset < share.block.count;) {
         const Run run(task, share.block, offset);
         for (int64_t t = 0; t < run.count; t += LANES) {
-          I inside;  // the run
+          I inside;  // mask of the lanes inside the run
           for (int n = 0; n < LANES; n++) inside[n] = t + n < run.count ? -1 : 0;
           const float* q = share.block.q + offset + t;
           const float* grad_h = share.grad_h + offset + t;
@@ -677,8 +676,8 @@ struct Kernel {
             for (int64_t c = 0; c < p.d_k; c++)
               store(to + c * LANES, load(to + c * LANES) + grad * load(q + c * QUERIES));
           }
-          // channels inside columns: the vectors of two columns overlap, and to load what was
-          // stored in part a moment ago stalls
+          // the loop over channels is inside: the vectors of two columns overlap, and loading what
+          // was just partly stored stalls
           for (int64_t y = 0; y < task.width; y++) {
             const V grad = inside ? load(grad_w + y * QUERIES) : V{};
             for (int64_t c = 0; c < p.d_k; c++) {
@@ -724,7 +723,7 @@ struct Kernel {
           }
     }
 
-    // In the order of the tasks, whoever did them.
+    // Sums in task order, whichever thread ran which task, so that results are reproducible.
     static void add_tables(const Problem& p, const Plan& plan, const float* from) {
       clear(p.grad_rel_h, p.table_h * p.d_k);
       clear(p.grad_rel_w, p.table_w * p.d_k);
@@ -746,7 +745,7 @@ struct Kernel {
 
 // ---- one call -----------------------------------------------------------------------------------
 
-// What the threads share.
+// State shared by the threads.
 struct Job {
   const Problem& problem;
   const Plan plan;
@@ -755,7 +754,7 @@ struct Job {
   std::atomic<int64_t> next_worker{0}, next_task{0};
 };
 
-// What a thread does: tasks, until there are no more.
+// The body of each thread: runs tasks until none are left.
 template <class Pass>
 INLINE void work(void* shared) {
   Job& job = *static_cast<Job*>(shared);
@@ -771,7 +770,7 @@ typedef void Work(void*);
   __VA_ARGS__ void NAME##_forward(void* job) { work<typename Kernel<LANES>::Forward>(job); } \
   __VA_ARGS__ void NAME##_backward(void* job) { work<typename Kernel<LANES>::Backward>(job); }
 
-WORK(baseline, 4)  // SSE2 and NEON among others
+WORK(baseline, 4)  // SSE2, NEON and others
 #ifdef __x86_64__
 WORK(avx2, 8, __attribute__((target("avx2,fma"))))
 WORK(avx512, 16, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))))
@@ -784,7 +783,7 @@ struct InstructionSet {
   bool supported;
 };
 
-// The best first.
+// Best first.
 const InstructionSet* instruction_set(int index) {
 #ifdef __x86_64__
   __builtin_cpu_init();
@@ -807,10 +806,10 @@ const InstructionSet* instruction_set(int index) {
   return nullptr;
 }
 
-// GCC's interface to OpenMP, which every OpenMP library has: call a function in several threads.
+// GCC's OpenMP entry point, which every OpenMP library provides: call a function in several threads.
 typedef void Parallel(Work*, void*, unsigned threads, unsigned flags);
 
-// Without `parallel` it only says how many floats of workspace there have to be.
+// Without `parallel` it only returns how many floats the workspace needs.
 template <int LANES>
 int64_t run(const Problem& p, bool backward, Work* work, Parallel* parallel) {
   typedef typename Kernel<LANES>::Forward Forward;
@@ -835,7 +834,7 @@ int64_t run(const Problem& p, bool backward, Work* work, Parallel* parallel) {
     parallel(work, &job, plan.workers, 0);
   else if (plan.workers == 1)
     work(&job);
-  if (backward) Backward::add_tables(p, plan, p.workspace);  // where the tables' results are
+  if (backward) Backward::add_tables(p, plan, p.workspace);  // where the table gradients are
   return 0;
 }
 
@@ -853,10 +852,10 @@ int64_t run(const Problem& p, bool backward, int index, Parallel* parallel) {
 
 extern "C" {
 
-// native.py refuses a library that was built from another version of this file.
+// Raised with every change of the interface; native.py refuses any other version.
 int aa_version() { return 1; }
 
-// The name of the instruction set, from 0 the best that this machine has; null beyond the last.
+// The name of this machine's instruction set `index`, 0 being the best; null past the last.
 const char* aa_instruction_set(int index) {
   const InstructionSet* set = instruction_set(index);
   return set ? set->name : nullptr;

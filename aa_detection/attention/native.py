@@ -1,12 +1,12 @@
-"""Exact attention by one compiled pass on the CPU: float32, forward and backward.
+"""Exact attention in one compiled pass on the CPU: float32, forward and backward.
 
-The kernel is ``native.cpp``, a shared library that is built with the package where there is a C++
-compiler. It is plain C++: neither torch nor Python is linked to, so it fits every version of both.
-Here it is loaded, its memory is allocated, and its two passes become operators of torch
+The kernel is ``native.cpp``, a shared library that is built with the package if there is a C++
+compiler. It is plain C++ and links to neither torch nor Python, so it fits every version of both.
+This module loads it, allocates its memory and registers its two passes as torch operators
 (``torch.ops.aa_detection``): ``torch.compile`` and ``torch.export`` see one node each.
 
-Threads are PyTorch's own: its OpenMP library is already in the process and calls the kernel in as
-many threads as ``torch.get_num_threads()`` says. There are none beside them.
+The threads are PyTorch's: its OpenMP library is already in the process and runs the kernel in
+``torch.get_num_threads()`` threads. The kernel starts none of its own.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-VERSION = 1  # aa_version in native.cpp; raised with every change of what crosses the border
+VERSION = 1  # aa_version in native.cpp; raise it with every change of the interface
 FILE = Path(__file__).with_name("libnative.so")
 
 Size, Address = ctypes.c_int64, ctypes.c_void_p
@@ -28,7 +28,7 @@ class _View(ctypes.Structure):
 
 
 class _Problem(ctypes.Structure):
-    """As in ``native.cpp``, field by field."""
+    """Mirror of ``Problem`` in ``native.cpp``, field by field."""
 
     _fields_ = [
         *((name, Size) for name in ("batch", "heads", "height", "width", "d_k", "d_v")),
@@ -43,10 +43,10 @@ class _Problem(ctypes.Structure):
 
 
 class _Library:
-    """The functions of ``native.cpp`` and the one of OpenMP that it is given."""
+    """The functions of ``native.cpp``, and the OpenMP function that it calls."""
 
     def __init__(self, file: Path) -> None:
-        """Raises OSError, with what is missing."""
+        """Raise OSError that names what is missing."""
         if not file.exists():
             raise OSError(
                 f"{file} was not built; reinstall aa_detection where there is a C++ compiler"
@@ -55,28 +55,28 @@ class _Library:
         if library.aa_version() != VERSION:
             raise OSError(f"{file} was built from other sources; reinstall aa_detection")
         try:
-            # torch loads its OpenMP library for all to see
+            # torch loads its OpenMP library with global symbols
             self.parallel = ctypes.CDLL(None).GOMP_parallel
         except AttributeError:
             raise OSError("this PyTorch was built without OpenMP") from None
         self.attention, self.workspace = library.aa_attention, library.aa_workspace
         self.workspace.restype = Size
         library.aa_instruction_set.restype = ctypes.c_char_p
-        self.instruction_sets: list[str] = []  # of this machine, the best first
+        self.instruction_sets: list[str] = []  # of this machine, best first
         while (name := library.aa_instruction_set(len(self.instruction_sets))) is not None:
             self.instruction_sets.append(name.decode())
 
 
 library: _Library | None = None
-absent: str | None = None  # why there is no library
+absent: str | None = None  # why the library is not loaded
 try:
     library = _Library(FILE)
 except OSError as error:
     absent = str(error)
 
-instruction_set = 0  # of library.instruction_sets; tests try the others
+instruction_set = 0  # index into library.instruction_sets; tests try the others
 
-# OpenMP's threads do not survive a fork, and a child that waits for them waits forever
+# OpenMP's threads do not survive a fork; a child that waits for them would hang
 _is_forked = False
 
 
@@ -97,7 +97,7 @@ def native_attention(
     scale: float,
     valid_size: Tensor | None,
 ) -> Tensor:
-    """See :func:`aa_detection.attention.relative_attention_2d`, whose arguments these are.
+    """See :func:`aa_detection.attention.relative_attention_2d` for the arguments.
 
     Differentiable once: a second derivative raises RuntimeError.
 
@@ -107,7 +107,7 @@ def native_attention(
     reason = objection(q, v)
     if reason is not None:
         raise RuntimeError(f'backend "native": {reason}')
-    # a table of one zero row, to which all distances are clamped, is no positional term
+    # a single zero row, to which all distances are clamped, means no positional term
     rel_h = q.new_zeros(1, q.shape[-1]) if rel_h is None else rel_h
     rel_w = q.new_zeros(1, q.shape[-1]) if rel_w is None else rel_w
     out, _ = _Attention.apply(q, k, v, rel_h, rel_w, valid_size, scale)
@@ -115,7 +115,7 @@ def native_attention(
 
 
 def objection(q: Tensor, v: Tensor) -> str | None:
-    """Why the kernel cannot be used for q and v, or None."""
+    """Return the reason why the kernel cannot be used for q and v, or None."""
     if q.device.type != "cpu":
         return f"it runs on the CPU, q is on {q.device.type}"
     for x in (q, v):
@@ -139,7 +139,7 @@ def _forward(
     valid_size: Tensor | None,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The output and, for the backward pass, each query's largest logit and sum of exponentials."""
+    """Return the output and, for the backward pass, each query's largest logit and sum of exps."""
     out, statistics = _like(v), _statistics(q)
     if valid_size is not None:
         out.zero_()
@@ -190,7 +190,7 @@ def _(grad: Tensor, out: Tensor, statistics: Tensor, *inputs: Any) -> tuple[Tens
 
 
 class _Attention(torch.autograd.Function):
-    """The two operators as one differentiable function, for autograd and for ``torch.func``."""
+    """Wrap the two operators as one differentiable function, for autograd and ``torch.func``."""
 
     @staticmethod
     def forward(
@@ -228,7 +228,7 @@ class _AttentionBackward(torch.autograd.Function):
         rel_w: Tensor,
         valid_size: Tensor | None,
         scale: float,
-    ) -> tuple[Tensor, ...]:  # by name: torch.compile counts them to tell whether ctx is one
+    ) -> tuple[Tensor, ...]:  # arguments by name: torch.compile counts them to detect a ctx
         return _backward(grad, out, statistics, q, k, v, rel_h, rel_w, valid_size, scale)
 
     @staticmethod
@@ -243,7 +243,7 @@ class _AttentionBackward(torch.autograd.Function):
 
 
 def _like(x: Tensor) -> Tensor:
-    """``(B, heads, H, W, d)`` in float32, laid out as a convolution's output is."""
+    """Return an empty float32 ``(B, heads, H, W, d)`` in the layout of a convolution's output."""
     batch, heads, height, width, channels = x.shape
     empty = x.new_empty(batch, heads, channels, height, width, dtype=torch.float32)
     return empty.permute(0, 1, 3, 4, 2)
@@ -266,13 +266,13 @@ def _call(
     statistics: Tensor,
     *gradients: Tensor,
 ) -> None:
-    """Run the kernel: forward, or backward where there are gradients.
+    """Run the kernel: backward if there are gradients, else forward.
 
-    `gradients` are that of the output and, to be written, those of the five inputs.
+    `gradients` are the gradient of the output, then those of the five inputs, which are written.
     """
     if library is None:
         raise RuntimeError(f'backend "native": {absent}')
-    # under names, so that they live until the kernel is done
+    # named, so that converted copies live until the kernel is done
     q, k, v, rel_h, rel_w = (x.float() for x in inputs)
     rel_h, rel_w = rel_h.contiguous(), rel_w.contiguous()
     if not q.numel() or not v.numel():

@@ -1,4 +1,4 @@
-"""The attention weights of a few query pixels: what a picture of attention shows."""
+"""Attention weights of a few query pixels, for drawing attention maps."""
 
 import torch
 from torch import Tensor
@@ -16,20 +16,20 @@ def attention_at(
     scale: float | None = None,
     valid_size: Tensor | None = None,
 ) -> Tensor:
-    """The weights with which given pixels attend to all pixels of their map.
+    """Return the weights with which given pixels attend to all pixels of their map.
 
-    They are those of :func:`aa_detection.attention.relative_attention_2d`, whose other arguments
-    these are. Memory is linear in the number of queries and of pixels.
+    They are the weights of :func:`aa_detection.attention.relative_attention_2d`; see there for the
+    other arguments. Memory is linear in the number of queries and of pixels.
 
     Args:
         queries: ``(n, 2)`` integers, row and column of each query pixel on the map.
 
     Returns:
-        ``(B, heads, n, H, W)``, in float32 at least; each map sums up to 1. The map of a query that
-        `valid_size` leaves out is zero, as its output is.
+        ``(B, heads, n, H, W)``, at least float32; each map sums to 1. The map of a query outside
+        `valid_size` is zero, as its output is.
 
     Raises:
-        ValueError: a query outside the map.
+        ValueError: a query is outside the map.
     """
     height, width = q.shape[2:4]
     outside = (queries < 0) | (queries >= queries.new_tensor([height, width]))
@@ -53,7 +53,7 @@ def attention_at(
         logits *= scale
         if valid_size is not None:
             real = real_pixels(valid_size.to(q.device), height, width)
-            # the lowest finite number, not -inf: an image without a real pixel must not make NaN
+            # the lowest finite number, not -inf: an image without real pixels must not give NaN
             logits.masked_fill_(~real[:, None, None], torch.finfo(dtype).min)
         weights = logits.flatten(-2).softmax(-1).view_as(logits)
         if valid_size is not None:

@@ -1,4 +1,4 @@
-"""Checkpoints of either framework: read as data, loaded into either engine's models, converted."""
+"""Checkpoints of several frameworks: read as data, load into either engine's models, convert."""
 
 from .about import About, merge_config, package_versions, read_about
 from .configured import build_trained, read_configured

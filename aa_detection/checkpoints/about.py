@@ -1,6 +1,6 @@
-"""What a checkpoint says about itself, so that whoever has the file needs no other.
+"""Metadata stored in a checkpoint, so that the file is usable without any other.
 
-Both engines put it beside the weights, below one key. It is plain data: texts and numbers in
+Both engines store it beside the weights, under one key. It is plain data: texts and numbers in
 dictionaries and lists, which ``torch.load(…, weights_only=True)`` reads and detectron2 ignores.
 """
 
@@ -21,7 +21,7 @@ from ..one_line import is_line
 from .reading import Checkpoint, read_checkpoint
 
 KEY = "aa_detection"
-# what a file of weights may end in; a config is everything else
+# suffixes of weight files; any other file is taken for a config
 _CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors", ".pkl")
 _PACKAGES = (
     "torchvision", "lightning", "detectron2", "fvcore", "triton", "numpy",
@@ -31,15 +31,15 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class About:
-    """Where a checkpoint comes from.
+    """Origin of a checkpoint.
 
     Attributes:
-        config: the run's, as YAML.
-        categories: names by category id, in the order of the detector's classes; empty where the
+        config: the run's config, as YAML.
+        categories: names by category id, in the order of the detector's classes; empty if the
             training data was not in COCO's format.
-        datasets: of each training dataset ``name`` and ``sha256``, of its annotation file.
-        engine: that trained it, with its version.
-        versions: of Python and of the packages that took part.
+        datasets: ``name`` and ``sha256`` of the annotation file of each training dataset.
+        engine: the engine that trained it, with its version.
+        versions: of Python and of the packages involved.
     """
 
     config: str
@@ -49,7 +49,7 @@ class About:
     versions: Mapping[str, str]
 
     def entry(self) -> dict[str, Any]:
-        """What goes into the file's dictionary."""
+        """Return the entry for the checkpoint's dictionary."""
         content = {
             "config": self.config,
             "categories": [{"id": i, "name": name} for i, name in self.categories.items()],
@@ -61,10 +61,10 @@ class About:
 
 
 def read_about(checkpoint: Checkpoint) -> About | None:
-    """What a checkpoint says about itself; None for one that says nothing.
+    """Return a checkpoint's metadata, or None if it has none.
 
     Raises:
-        ConfigError: it says something else than :meth:`About.entry` makes.
+        ConfigError: the entry differs from what :meth:`About.entry` makes.
     """
     content = checkpoint.rest.get(KEY)
     if content is None:
@@ -92,13 +92,13 @@ def read_about(checkpoint: Checkpoint) -> About | None:
 
 
 def merge_config(cfg: CfgNode, source: str) -> None:
-    """Merge a YAML file, or the config that a checkpoint carries, into `cfg`.
+    """Merge a YAML file, or the config stored in a checkpoint, into `cfg`.
 
-    With a checkpoint, ``MODEL.WEIGHTS`` is that file.
+    With a checkpoint, ``MODEL.WEIGHTS`` is set to that file.
 
     Raises:
-        ConfigError: as :func:`aa_detection.config.merge_yaml`; the checkpoint cannot be read, or
-            carries no config.
+        ConfigError: as :func:`aa_detection.config.merge_yaml`; or the checkpoint cannot be read or
+            holds no config.
     """
     if os.path.splitext(source)[1].lower() not in _CHECKPOINTS:
         merge_yaml(cfg, source)
@@ -114,10 +114,10 @@ def merge_config(cfg: CfgNode, source: str) -> None:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Of a file's bytes, in hexadecimal.
+    """Return the SHA-256 of a file in hexadecimal.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
@@ -127,11 +127,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, of this project, and of those packages it works with that are there."""
+    """Return versions of Python, this project, and the related packages that are installed."""
     versions = {
         "python": platform.python_version(),
         "aa_detection": __version__,
-        "torch": str(torch.__version__),  # names its CUDA, which the installed package's does not
+        "torch": str(torch.__version__),  # includes the CUDA version, unlike the package metadata
     }
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What ``MODEL.WEIGHTS`` names, into a model: the one path of both engines."""
+"""Load ``MODEL.WEIGHTS`` into a model, for both engines."""
 
 import logging
 import os
@@ -26,25 +26,25 @@ def read_configured(
     to_use: bool = False,
     paths: PathManager = PATHS,
 ) -> Checkpoint:
-    """Read ``MODEL.WEIGHTS`` and see that it fits the model that `cfg` describes.
+    """Read ``MODEL.WEIGHTS`` and check that it fits the model that `cfg` describes.
 
     Args:
-        model: stays as it is.
-        allow_pickle, paths: of :func:`.read_checkpoint`.
-        allow_partial: of :func:`.load_checkpoint`.
-        to_use: the model is not trained any further, so that what the checkpoint lacks would stay
-            random; `allow_partial` has it so.
+        model: not changed.
+        allow_pickle, paths: see :func:`.read_checkpoint`.
+        allow_partial: see :func:`.load_checkpoint`.
+        to_use: the model will not be trained further, so refuse a checkpoint that lacks tensors,
+            which would stay random; `allow_partial` accepts it.
 
     Raises:
-        ConfigError: it cannot be read, does not fit, expects other images than `cfg` makes, or is
-            not whole where it is to be used.
+        ConfigError: the checkpoint cannot be read, does not fit, expects other image preprocessing
+            than `cfg` sets, or is incomplete with `to_use`.
     """
     try:
         checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS, allow_pickle=allow_pickle, paths=paths)
         check_preprocessing(cfg, checkpoint)
         _, report = fit_checkpoint(model, checkpoint, allow_partial=allow_partial)
         if to_use and report.fresh and not allow_partial:
-            # the config.yaml of a run names what the run started from
+            # a run's config.yaml names the weights from which the run started
             final = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
             there = f": MODEL.WEIGHTS {final}" if os.path.isfile(final) else ""
             raise ConfigError(
@@ -64,17 +64,17 @@ def build_trained(
     allow_pickle: bool = False,
     paths: PathManager = PATHS,
 ) -> tuple[nn.Module, Checkpoint]:
-    """The config's detector with its weights, in evaluation mode on ``MODEL.DEVICE``.
+    """Build the config's detector with its weights, in evaluation mode on ``MODEL.DEVICE``.
 
-    The weights are ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``. `cfg` stays as it
-    is.
+    The weights are ``MODEL.WEIGHTS``, or ``OUTPUT_DIR/model_final.pth`` if that is empty. `cfg` is
+    not changed.
 
     Args:
-        build_model: the engine's.
-        allow_pickle, paths: of :func:`.read_checkpoint`.
+        build_model: the engine's function.
+        allow_pickle, paths: see :func:`.read_checkpoint`.
 
     Returns:
-        The detector, and the file that its weights come from.
+        The detector, and the checkpoint of its weights.
 
     Raises:
         ConfigError: see :func:`read_configured`.

@@ -1,4 +1,4 @@
-"""A checkpoint's weights as another framework has them."""
+"""Convert a checkpoint's weights to another framework's names."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ LAYOUTS = ("detectron2", "torchvision")
 
 
 def convert(checkpoint: Checkpoint, layout: str) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """Weights by another framework's names, and what else its files say.
+    """Return weights by another framework's names, and the metadata of its files.
 
     Args:
-        layout: of :data:`LAYOUTS`.
+        layout: one of :data:`LAYOUTS`.
 
     Returns:
-        What :func:`.write_weights` takes. For detectron2 a ResNet's file says who trained it, and
-        that its names are to be looked for in the model, as those of detectron2's zoo do.
+        The arguments of :func:`.write_weights`. For detectron2, a ResNet's metadata says who
+        trained it and asks for heuristic name matching, as in detectron2's model zoo.
 
     Raises:
         ConfigError: torchvision has no such network.

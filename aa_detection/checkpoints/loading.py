@@ -1,4 +1,4 @@
-"""A checkpoint into a model of either engine."""
+"""Load a checkpoint into a model of either engine."""
 
 import re
 from collections.abc import Iterable
@@ -12,11 +12,11 @@ from ..models.transfer import BOOKKEEPING, LoadReport, fit_weights, load_fitting
 from .names import detectron2_name
 from .reading import Checkpoint
 
-# the parts of a model that are a ResNet's
+# parts of a model that belong to a ResNet
 _IN_RESNET = re.compile(r"(?:^|\.)(?:stem|res[2-5])\.")
 _BLOCK = re.compile(r"(?:^|\.)res2\.0\.")
-# torchvision's detectors have a class for each of COCO's category ids, 0 for none; these are not
-# used: what is left are detectron2's 80, in its order
+# torchvision's detectors have one class for each of COCO's category ids, and 0 for none. These are
+# unused; the others are detectron2's 80 classes, in the same order.
 _COCO_IDS = 91
 _COCO_UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 
@@ -24,13 +24,13 @@ _COCO_UNUSED = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 def load_checkpoint(
     model: nn.Module, checkpoint: Checkpoint, *, allow_partial: bool = False
 ) -> LoadReport:
-    """Load what :func:`fit_checkpoint` finds to fit, in place.
+    """Load the tensors that :func:`fit_checkpoint` selects, in place.
 
     Returns:
         The report, by detectron2's names.
 
     Raises:
-        ConfigError: see :func:`fit_checkpoint`; the model is unchanged then.
+        ConfigError: see :func:`fit_checkpoint`; the model is then unchanged.
     """
     fitting, report = fit_checkpoint(model, checkpoint, allow_partial=allow_partial)
     load_fitting(model, fitting)
@@ -40,25 +40,26 @@ def load_checkpoint(
 def fit_checkpoint(
     model: nn.Module, checkpoint: Checkpoint, *, allow_partial: bool = False
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """What fits into a model; see :func:`aa_detection.models.transfer.fit_weights`.
+    """Select the tensors that fit; see :func:`aa_detection.models.transfer.fit_weights`.
 
-    The weights of a ResNet go where the model has one.
+    The weights of a ResNet go to the model's ResNet, wherever that is.
 
     Args:
-        model: a detector or ResNet of detectron2's, or of torchvision's.
-        allow_partial: load less than half of the backbone's parameters.
+        model: a detector or ResNet of detectron2 or torchvision.
+        allow_partial: accept less than half of the backbone's parameters.
 
     Returns:
         Tensors to load by the model's names, and the report by detectron2's.
 
     Raises:
-        ConfigError: no tensor fits; less than half of the backbone's parameters do, the blocks are
-            of the other kind (of which half would), or attention is merged in the other way, and
-            `allow_partial` is not set; numbers that are none (NaN, infinity); integers for weights.
+        ConfigError: no tensor fits; a tensor has NaN or infinity, or integers where weights are
+            expected; or, without `allow_partial`, less than half of the backbone's parameters fit,
+            the blocks are of the other kind (half of them would still fit), or attention is merged
+            in the other way.
     """
     own = model.state_dict()
     names = {detectron2_name(name): name for name in own}
-    places = {}  # of a ResNet's tensor: the model's name for it
+    places = {}  # the model's name of each tensor of its ResNet
     for name, model_name in names.items():
         found = _IN_RESNET.search(name)
         if found:
@@ -78,7 +79,7 @@ def fit_checkpoint(
 
 
 def _name_as_detectron2(report: LoadReport) -> None:
-    """So that a checkpoint's report is the same on both engines."""
+    """Use detectron2's names, so that the report is the same on both engines."""
     for names in (report.loaded, report.sliced, report.reindexed, report.fresh, report.unused):
         names[:] = sorted(map(detectron2_name, names))
     report.misfits = {
@@ -89,7 +90,7 @@ def _name_as_detectron2(report: LoadReport) -> None:
 def _choose_coco_classes(
     checkpoint: Checkpoint, own: dict[str, Tensor], weights: dict[str, Tensor]
 ) -> list[str]:
-    """Of torchvision's 91 COCO classes keep detectron2's 80, in place; returns the names."""
+    """Reduce torchvision's 91 COCO classes to detectron2's 80, in place; return the names."""
     if checkpoint.layout != "torchvision":
         return []
     chosen = []
@@ -117,7 +118,7 @@ def _backbone_share(own: dict[str, Tensor], fitting: dict[str, Tensor]) -> float
 
 
 def _block_kind(names: Iterable[str]) -> str | None:
-    """What the blocks of the ResNet are, if there is one."""
+    """Return the kind of the ResNet's blocks, or None without a ResNet."""
     blocks = [name for name in map(detectron2_name, names) if _BLOCK.search(name)]
     if not blocks:
         return None

@@ -1,8 +1,8 @@
-"""Tensor names: every checkpoint is read into detectron2's, so that each engine loads any of them.
+"""Tensor names: all checkpoints are read into detectron2's, so that both engines load any of them.
 
-Three layouts beside detectron2's are known: torchvision's ResNet; torchvision's RetinaNet, with
-torchvision's own head or with the embedded engine's, whose names are detectron2's; and the ResNets
-and pyramids of Detectron, detectron2's predecessor on Caffe2.
+Three other layouts are known: torchvision's ResNet; torchvision's RetinaNet, with torchvision's own
+head or with the embedded engine's, which uses detectron2's names; and the ResNets and pyramids of
+Detectron, detectron2's predecessor on Caffe2.
 """
 
 import re
@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-# torchvision's on the left; a lateral block's number is its level's less 3
+# torchvision's names on the left; the number of a lateral block is its level minus 3
 _FROM_TORCHVISION = (
     (r"^backbone\.body\.", "backbone.bottom_up."),
     (r"^(backbone\.bottom_up\.|)conv1\.", r"\1stem.conv1."),
@@ -29,7 +29,7 @@ _FROM_TORCHVISION = (
     (r"^backbone\.fpn\.extra_blocks\.", "backbone.top_block."),
     (r"^head\.classification_head\.cls_logits\.", "head.cls_score."),
     (r"^head\.regression_head\.bbox_reg\.", "head.bbox_pred."),
-    # torchvision before 0.13, whose towers are numbered as detectron2's without norms
+    # torchvision before 0.13, whose towers are numbered like detectron2's without norms
     (r"^head\.classification_head\.conv\.(\d+)\.(?=weight|bias)", r"head.cls_subnet.\1."),
     (r"^head\.regression_head\.conv\.(\d+)\.(?=weight|bias)", r"head.bbox_subnet.\1."),
 )
@@ -54,9 +54,9 @@ _TOWERS = (
     ("head.classification_head.conv", "head.cls_subnet"),
     ("head.regression_head.conv", "head.bbox_subnet"),
 )
-# what predicts for each anchor of a pixel
+# layers with outputs for each anchor of a pixel
 _PER_ANCHOR = ("head.cls_score.", "head.bbox_pred.")
-# the aspect ratios of an anchor in both frameworks; RetinaNet's three sizes are the rest
+# aspect ratios per anchor size in both frameworks; RetinaNet has three sizes
 _RATIOS = 3
 _CAFFE2 = (
     (r"_", "."),
@@ -79,44 +79,44 @@ _CAFFE2 = (
 
 
 class NameClash(ValueError):
-    """Two tensors of a checkpoint would have the same name."""
+    """Two tensors of a checkpoint map to the same name."""
 
 
 def detectron2_name(name: str) -> str:
-    """detectron2's name of a tensor of torchvision's ResNet or the embedded engine's RetinaNet."""
+    """Return detectron2's name of a tensor of torchvision's ResNet or the embedded RetinaNet."""
     for pattern, replacement in _FROM_TORCHVISION:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def torchvision_name(name: str) -> str:
-    """The inverse of :func:`detectron2_name`, but for torchvision's own head."""
+    """Invert :func:`detectron2_name`, except for torchvision's own head."""
     for pattern, replacement in _TO_TORCHVISION:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def is_torchvision_resnet(names: Iterable[str]) -> bool:
-    """Whether they are a classifier's of torchvision's."""
+    """Return whether the names are those of a torchvision classifier."""
     return "layer1.0.conv1.weight" in names
 
 
 def is_torchvision_retinanet(names: Iterable[str]) -> bool:
-    """Whether they are torchvision's own RetinaNet's, not the embedded engine's."""
+    """Return whether they are torchvision's own RetinaNet's, not the embedded engine's."""
     return any(name.startswith("head.classification_head.") for name in names)
 
 
 def is_caffe2(names: Iterable[str]) -> bool:
-    """Whether they are those of Detectron's pickles, as of its ImageNet backbones."""
+    """Return whether they are those of Detectron's pickles, such as its ImageNet backbones."""
     return any(re.match(r"res\d_\d+_branch", name) for name in names)
 
 
 def from_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A ResNet's or RetinaNet's weights by detectron2's names, with detectron2's anchors.
+    """Rename a ResNet's or RetinaNet's weights to detectron2's names, with detectron2's anchors.
 
     Raises:
-        NameClash: see there.
-        ValueError: a head whose anchors of a pixel are not 3 aspect ratios of each size.
+        NameClash: two tensors map to the same name.
+        ValueError: the anchors per pixel are not 3 aspect ratios for each size.
     """
     rename = detectron2_name
     if is_torchvision_retinanet(weights):
@@ -128,7 +128,7 @@ def from_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by detectron2's names as torchvision's ResNet or RetinaNet has them.
+    """Rename weights from detectron2's names to those of torchvision's ResNet or RetinaNet.
 
     Raises:
         NameClash, ValueError: as :func:`from_torchvision`.
@@ -139,12 +139,12 @@ def to_torchvision(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_caffe2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of Detectron's model zoo by detectron2's names.
+    """Rename weights of Detectron's model zoo to detectron2's names.
 
-    Their batch norm is a scale and a bias: the mean 0 and variance 1 that say so are added.
+    Their batch norm has only a scale and a bias, so mean 0 and variance 1 are added.
 
     Raises:
-        NameClash: see there.
+        NameClash: two tensors map to the same name.
     """
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith("_momentum")}
     named = _renamed(kept, _caffe2_name)
@@ -175,7 +175,7 @@ def _renamed(weights: dict[str, Tensor], rename: Callable[[str], str]) -> dict[s
 
 
 def _tower_to_detectron2(name: str, per_layer: int) -> str:
-    """torchvision numbers (layer, convolution or norm), detectron2 counts the ReLUs too."""
+    """Renumber a tower: torchvision counts (layer, conv or norm), detectron2 also counts ReLUs."""
     for theirs, ours in _TOWERS:
         found = re.match(rf"^{re.escape(theirs)}\.(\d+)\.([01])\.", name)
         if found:
@@ -196,13 +196,13 @@ def _tower_to_torchvision(name: str, per_layer: int) -> str:
 def _reorder_anchors(
     weights: dict[str, Tensor], prefixes: tuple[str, ...], *, ratios_first: bool
 ) -> dict[str, Tensor]:
-    """Exchange the order of the anchors of a pixel.
+    """Swap the order of the anchors of a pixel.
 
-    torchvision's are all sizes of the first aspect ratio, then of the next; detectron2's all aspect
-    ratios of the first size.
+    torchvision has all sizes of the first aspect ratio, then of the next. detectron2 has all aspect
+    ratios of the first size, then of the next.
 
     Args:
-        prefixes: of the tensors that predict, ``(anchors · values, …)``.
+        prefixes: of the prediction tensors, ``(anchors · values, …)``.
         ratios_first: `weights` are in torchvision's order.
     """
     boxes = weights.get(f"{prefixes[1]}bias")

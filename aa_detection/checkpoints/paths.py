@@ -1,4 +1,4 @@
-"""Where a checkpoint may lie: local files, https:// and detectron2:// addresses."""
+"""Locations of checkpoints: local files, https:// and detectron2:// addresses."""
 
 import contextlib
 import logging
@@ -11,12 +11,12 @@ from iopath.common.file_io import HTTPURLHandler, PathHandler, PathManager
 
 from ..config import ConfigError
 
-# where detectron2's own handler looks
+# base URL of detectron2's own handler
 _DETECTRON2 = "https://dl.fbaipublicfiles.com/detectron2/"
 
 
 class _Detectron2Handler(PathHandler):
-    """detectron2's model zoo, for machines without detectron2."""
+    """Handler of detectron2's model zoo, for machines without detectron2."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return ["detectron2://"]
@@ -32,7 +32,7 @@ PATHS.register_handler(_Detectron2Handler())
 
 @contextlib.contextmanager
 def _quiet_failures() -> Iterator[None]:
-    """Without iopath's own lines on a download that fails; its progress is for terminals alone."""
+    """Silence iopath's messages about failed downloads, and its bar except on a terminal."""
     log = logging.getLogger("iopath.common.download")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -45,18 +45,18 @@ def _quiet_failures() -> Iterator[None]:
 
 
 def local_file(path: str, paths: PathManager = PATHS) -> str:
-    """The local file of an address, downloaded to iopath's cache where it is a remote one.
+    """Return the local file of an address, downloading a remote one to iopath's cache.
 
     Args:
-        paths: detectron2's engine has its own, which projects add their handlers to.
+        paths: detectron2's engine passes its own, to which projects add handlers.
 
     Raises:
-        ConfigError: it cannot be fetched, or is no file.
+        ConfigError: the file cannot be fetched, or is not a regular file.
     """
     try:
         with _quiet_failures():
             local = paths.get_local_path(path)
-    except Exception as error:  # network errors of a dozen kinds, unknown catalogue entries
+    except Exception as error:  # a dozen kinds of network error, unknown catalog entries
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(f"{path}: cannot be fetched: {problem}") from None
     if os.path.isdir(local):

@@ -1,8 +1,8 @@
-"""Pickles of arrays, read without running what else a pickle may ask for.
+"""Read pickles of arrays without running any other code that a pickle may name.
 
 A pickle is a program: it names functions and calls them. The files of detectron2's model zoo are
-pickles of numpy arrays in dictionaries, so this reader knows the few callables that those need and
-refuses a file that names any other, before it is looked up.
+pickles of numpy arrays in dictionaries. This reader knows the few callables that those need and
+refuses a file that names any other, before looking it up.
 """
 
 import importlib
@@ -17,17 +17,17 @@ _core: Any = importlib.import_module("numpy._core" if hasattr(np, "_core") else 
 
 
 class RefusedPickle(pickle.UnpicklingError):
-    """It asks for what is not read from a pickle."""
+    """The pickle asks for something that is not allowed."""
 
 
 class _Slotted:
-    """A callable without attributes: a pickle can set an object's, not this one's."""
+    """A callable without settable attributes: a pickle could set those of an ordinary object."""
 
     __slots__ = ()
 
 
 class _Latin1Bytes(_Slotted):
-    """``_codecs.encode`` for the one encoding that Python 3 writes bytes with at protocol 2."""
+    """``_codecs.encode`` for latin1, with which Python 3 writes bytes at protocol 2."""
 
     def __call__(self, text: str, encoding: str) -> bytes:
         if encoding != "latin1":
@@ -36,7 +36,7 @@ class _Latin1Bytes(_Slotted):
 
 
 class _FromBuffer(_Slotted):
-    """``_frombuffer``: an array at protocol 5."""
+    """``_frombuffer``, which makes an array at protocol 5."""
 
     def __call__(self, *args: Any) -> np.ndarray:
         return _core.numeric._frombuffer(*args)
@@ -65,10 +65,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_arrays(file: IO[bytes]) -> Any:
-    """What a pickle holds, if that is arrays, numbers, texts and containers of them.
+    """Load a pickle that holds only arrays, numbers, texts and containers of them.
 
     Raises:
-        RefusedPickle: it asks for anything else.
-        Exception: whatever a damaged pickle makes the reader raise.
+        RefusedPickle: the pickle asks for anything else.
+        Exception: any error that a damaged pickle causes.
     """
-    return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote the zoo's
+    return _ArrayUnpickler(file, encoding="latin1").load()  # Python 2 wrote the zoo's pickles

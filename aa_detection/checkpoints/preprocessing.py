@@ -1,4 +1,4 @@
-"""What images pretrained weights expect, against what a config would give them."""
+"""Check the image preprocessing that pretrained weights expect against the config."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from ..config import ConfigError
 from .reading import Checkpoint
 
-# ImageNet's colours in 0 … 255
+# ImageNet's mean in 0 … 255
 _RGB_MEAN = [123.675, 116.28, 103.53]
 _RGB_STD = [58.395, 57.12, 57.375]
 
 
 def check_preprocessing(cfg: CfgNode, checkpoint: Checkpoint) -> None:
-    """Refuse weights whose origin contradicts the config: they load, and then nothing fits.
+    """Refuse weights whose origin contradicts the config: they would load, but give wrong results.
 
     Raises:
         ConfigError: names every key to set, and its value.
@@ -51,7 +51,7 @@ def _of_detectron(cfg: CfgNode, weights: dict[str, Tensor]) -> Iterator[tuple[st
     if _close(cfg.MODEL.PIXEL_MEAN, _RGB_MEAN):
         yield "MODEL.PIXEL_MEAN", _RGB_MEAN[::-1]
     if _has_batch_norm(weights) and cfg.MODEL.RESNETS.NORM in ("BN", "SyncBN"):
-        yield "MODEL.RESNETS.NORM", "FrozenBN"  # the file has no statistics, only what came of them
+        yield "MODEL.RESNETS.NORM", "FrozenBN"  # the statistics are folded into scale and bias
     if not _has_groups(weights) and max(cfg.MODEL.PIXEL_STD) > 2:
         yield "MODEL.PIXEL_STD", [1.0, 1.0, 1.0]
     stride_in_1x1 = strides_in_1x1(weights)
@@ -60,9 +60,9 @@ def _of_detectron(cfg: CfgNode, weights: dict[str, Tensor]) -> Iterator[tuple[st
 
 
 def strides_in_1x1(weights: dict[str, Tensor]) -> bool:
-    """Whether Detectron's ResNet has its stride in the 1×1 convolution of a bottleneck.
+    """Return whether Detectron's ResNet has its stride in the 1×1 convolution of a bottleneck.
 
-    MSRA's ResNets do; Facebook's, which have group norm or groups, are as torchvision's.
+    MSRA's ResNets do. Facebook's, which have group norm or groups, do not, like torchvision's.
     """
     return _has_bottlenecks(weights) and _has_batch_norm(weights) and not _has_groups(weights)
 

@@ -1,4 +1,4 @@
-"""Files of weights, read as data: nothing in them is run."""
+"""Read weight files as data, without running anything in them."""
 
 import os
 import pickle
@@ -25,25 +25,25 @@ from .names import (
 from .paths import PATHS, local_file
 from .pickles import RefusedPickle, load_arrays
 
-# below these a file may keep its weights: detectron2 and torchvision's references, Lightning, pycls
+# keys under which files keep weights: detectron2 and torchvision's references, Lightning, pycls
 _WEIGHTS_KEYS = ("model", "state_dict", "model_state", "blobs")
-# of a model wrapped for several processes; of Lightning's module
+# prefixes of a model wrapped for several processes, and of Lightning's module
 _WRAPPERS = ("module.", "model.")
-# state that is no weight: a config or another part of the checkpoint decides them
+# state that is not a weight: the config or another part of the checkpoint determines it
 _NO_WEIGHT = re.compile(r"(?:^|\.)(?:pixel_mean|pixel_std|cell_anchors\.\d+|loss_normalizer)$")
 
 
 @dataclass
 class Checkpoint:
-    """A file of weights.
+    """A weight file.
 
     Attributes:
         path: as the user gave it.
-        weights: by detectron2's names (:mod:`.names`).
-        layout: whose names the file has: "detectron2", "torchvision" or "Caffe2".
-        author: who trained the weights, where the file tells: "torchvision", "Detectron" (on
+        weights: keyed by detectron2's names (:mod:`.names`).
+        layout: whose names the file uses: "detectron2", "torchvision" or "Caffe2".
+        author: who trained the weights, if the file says so: "torchvision", "Detectron" (on
             Caffe2), "Detectron2 Model Zoo"; else "".
-        rest: what else the file holds, such as an optimizer's state.
+        rest: the rest of the file, such as an optimizer's state.
     """
 
     path: str
@@ -54,8 +54,8 @@ class Checkpoint:
 
     @property
     def iteration(self) -> int:
-        """How many iterations are behind the weights; 0 where the file does not say."""
-        last = self.rest.get("iteration", -1)  # numbered from 0, as detectron2 has it
+        """Return how many iterations the weights were trained; 0 if the file does not say."""
+        last = self.rest.get("iteration", -1)  # counted from 0, as in detectron2
         return last + 1 if type(last) is int else 0
 
 
@@ -66,16 +66,16 @@ def read_checkpoint(
 
     Args:
         path: a file, or an address that `paths` knows.
-        allow_pickle: read a ``.pkl``, of which arrays only are accepted.
+        allow_pickle: read a ``.pkl``; only arrays are accepted.
 
     Raises:
-        ConfigError: there is no such file, it is damaged, or not by-name tensors; one line, which
-            begins with `path`.
+        ConfigError: the file does not exist, is damaged, or does not hold named tensors; one line,
+            which begins with `path`.
     """
     address = path.partition("?")[0] if "://" in path else path
-    _check_allowed(path, _kind(address), allow_pickle)  # before anything is fetched
+    _check_allowed(path, _kind(address), allow_pickle)  # before any download
     file = local_file(address, paths)
-    # detectron2's catalog:// has names without an ending
+    # detectron2's catalog:// names have no suffix
     kind = _kind(address) if _kind(address) in _READERS else _kind(file)
     _check_allowed(path, kind, allow_pickle)
     try:
@@ -86,7 +86,7 @@ def read_checkpoint(
         raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # readers of damaged files raise whatever they stumble over
+    except Exception as error:  # on damaged files the readers raise anything
         raise ConfigError(f"{path}: {_unreadable(kind, error)}") from None
     return _checkpoint(path, content)
 
@@ -105,7 +105,7 @@ def _check_allowed(path: str, kind: str, allow_pickle: bool) -> None:
 
 def _read_torch(file: str) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about files that are refused in a line below
+        warnings.simplefilter("ignore")  # about files that are refused below with one line
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -124,7 +124,7 @@ _READERS = {".safetensors": _read_safetensors, ".pkl": _read_pickle}
 
 
 def _unreadable(kind: str, error: Exception) -> str:
-    """Our own line: the readers' are paragraphs, or say nothing."""
+    """Return our own one-line error: the readers' are paragraphs or empty."""
     if isinstance(error, RefusedPickle):
         return str(error)
     if kind in _READERS:
@@ -152,7 +152,7 @@ def _checkpoint(path: str, content: Any) -> Checkpoint:
         elif is_torchvision_resnet(weights) or is_torchvision_retinanet(weights):
             layout, author, weights = "torchvision", "torchvision", from_torchvision(weights)
         else:
-            weights = from_torchvision(weights)  # the embedded engine's training checkpoints
+            weights = from_torchvision(weights)  # from the embedded engine's training
     except NameClash as error:
         raise ConfigError(f"{path}: two tensors of one name: {error}") from None
     except ValueError as error:

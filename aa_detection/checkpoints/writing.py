@@ -1,4 +1,4 @@
-"""Files of weights, complete or not at all."""
+"""Write weight files atomically."""
 
 import os
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ FORMATS = (".pth", ".safetensors")
 def write_weights(
     path: str, weights: dict[str, Tensor], about: dict[str, Any] | None = None
 ) -> None:
-    """Write tensors by name as ``.pth`` or ``.safetensors``.
+    """Write named tensors as ``.pth`` or ``.safetensors``.
 
     Args:
-        about: what else the file says; with it a ``.pth`` has the tensors below ``model``, as
-            detectron2's have, and a ``.safetensors`` has it for metadata, as text.
+        about: further metadata. With it a ``.pth`` holds the tensors under ``model``, as
+            detectron2's files do, and a ``.safetensors`` holds it as text in its own metadata.
 
     Raises:
-        ConfigError: another format, or a file that cannot be written.
+        ConfigError: the format is unknown, or the file cannot be written.
     """
     kind = os.path.splitext(path)[1].lower()
     if kind not in FORMATS:
@@ -44,7 +44,7 @@ def write_weights(
 def write_trained(
     path: str, weights: Mapping[str, Tensor], iteration: int, about: About | None
 ) -> None:
-    """Write the weights after an iteration, counted from 0, to be used and not trained further.
+    """Write the weights after an iteration, counted from 0, for inference, not for resuming.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Whether one detector beats another: paired comparison of result files."""
+"""Test whether one detector beats another, by paired comparison of result files."""
 
 from .comparison import Comparison, Curve, Difference, compare, precision_recall
 from .published import PUBLISHED, PublishedGain

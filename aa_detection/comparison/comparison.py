@@ -1,9 +1,9 @@
-"""Whether one detector beats another on the same images: differences with confidence intervals.
+"""Compare two detectors on the same images: differences with confidence intervals.
 
-Two things vary. The *images* are a sample: they are drawn again, with replacement, for all runs
-alike, and COCO's whole accumulation is done anew on every draw. The *training run* is another:
-what a seed changes is estimated from the runs of an arm. With one run an arm it cannot be, and the
-interval tells about these two detectors, not about the two methods.
+There are two sources of variation. The *images* are a sample: they are resampled with replacement,
+identically for all runs, and COCO's whole accumulation is repeated on every resample. The *training
+run* is the other: the effect of the seed is estimated from the runs of an arm. That is impossible
+with one run per arm; the interval then concerns these two detectors, not the two methods.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _CURVES_AT = (0.5, 0.75)  # IoU
 class Difference:
     """One metric of two arms, in percent; NaN where nothing is annotated."""
 
-    a: float  # mean of the arm's runs
+    a: float  # mean over the arm's runs
     b: float
     difference: float  # a - b
     low: float  # ends of the 95 % interval of the difference
@@ -52,13 +52,13 @@ class Difference:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Return whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Precision of both arms, in percent; means over classes and runs."""
+    """Precision of both arms, in percent, averaged over classes and runs."""
 
     iou: float
     recall: tuple[float, ...]  # COCO's 101 thresholds
@@ -81,13 +81,13 @@ class Comparison:
 
     @property
     def covers_training(self) -> bool:
-        """Whether the intervals hold the noise of training: both arms have several runs."""
+        """Return whether the intervals include training noise, which takes several runs per arm."""
         ap = self.metrics["AP"]
         return min(len(ap.runs_a), len(ap.runs_b)) > 1
 
     @property
     def verdict(self) -> str:
-        """What the AP says, in words."""
+        """Return the result for AP as a sentence."""
         ap = self.metrics["AP"]
         if math.isnan(ap.difference):
             return "No verdict: the annotations hold no object to find."
@@ -112,7 +112,7 @@ class Comparison:
 
     @property
     def beside_published(self) -> str | None:
-        """The published difference, and whether the interval holds it."""
+        """Return the published difference, and whether the interval contains it."""
         if self.published is None:
             return None
         ap, gain = self.metrics["AP"], self.published.gain
@@ -120,7 +120,7 @@ class Comparison:
         return f"Published: {gain:+.2f} AP, {where} the interval ({self.published.source})."
 
     def to_json(self) -> str:
-        """All of it; null where nothing is annotated."""
+        """Return everything as JSON; null where nothing is annotated."""
         content = {
             "verdict": self.verdict,
             "covers_training": self.covers_training,
@@ -129,7 +129,7 @@ class Comparison:
         return json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n"
 
     def to_markdown(self) -> str:
-        """The verdict, the metrics and the classes as a page."""
+        """Return a page with the verdict, the metrics and the classes."""
         a, b = self.names
         ap = self.metrics["AP"]
         runs = [f"{len(runs)} run{'s' * (len(runs) > 1)}" for runs in (ap.runs_a, ap.runs_b)]
@@ -169,16 +169,16 @@ def compare(
 
     Args:
         annotations: in COCO's format, a file or loaded.
-        a, b: the runs of each arm, that is, of the same configuration with other seeds: result
-            files, or lists of ``image_id``, ``category_id``, ``bbox`` and ``score``.
+        a, b: the runs of each arm, of the same config with different seeds: result files, or lists
+            of ``image_id``, ``category_id``, ``bbox`` and ``score``.
         names: of the arms, for the verdict and the tables.
-        resamples: of the images, at least 100.
-        seed: of the resamples.
-        published: a difference to put beside the measured one.
+        resamples: number of resamples of the images, at least 100.
+        seed: of the resampling.
+        published: a difference to report beside the measured one.
 
     Raises:
-        DatasetError: annotations or detections that cannot be used, or a file given twice.
-        ValueError: an arm without a run, or fewer than 100 resamples.
+        DatasetError: annotations or detections cannot be used, or a file is given twice.
+        ValueError: an arm has no run, or there are fewer than 100 resamples.
     """
     if min(len(a), len(b)) < 1 or resamples < 100:
         raise ValueError(
@@ -221,13 +221,13 @@ def compare(
 def precision_recall(
     annotations: str | os.PathLike[str] | COCO, run: ResultFile, iou: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's 101 recalls, and a run's precision at them in percent, the mean over classes.
+    """Return COCO's 101 recalls, and a run's precision at them in percent, averaged over classes.
 
     Args:
         iou: one of COCO's thresholds, 0.5 to 0.95 in steps of 0.05.
 
     Raises:
-        DatasetError: annotations or detections that cannot be used.
+        DatasetError: annotations or detections cannot be used.
         ValueError: another `iou`.
     """
     coco = load_annotations(annotations)
@@ -235,7 +235,7 @@ def precision_recall(
 
 
 def mean_precision(matches: Matches, iou: float) -> np.ndarray:
-    """(101,) precision at COCO's recalls in percent, the mean over the annotated classes.
+    """Return (101,) precision at COCO's recalls in percent, averaged over the annotated classes.
 
     Raises:
         ValueError: as :func:`precision_recall`.
@@ -251,10 +251,10 @@ def mean_precision(matches: Matches, iou: float) -> np.ndarray:
 
 
 def load_annotations(annotations: str | os.PathLike[str] | COCO) -> COCO:
-    """pycocotools' view of an annotation file, checked.
+    """Return pycocotools' index of an annotation file, after checking it.
 
     Raises:
-        DatasetError: see :func:`aa_detection.data.read_coco_annotations`; or it has no image.
+        DatasetError: see :func:`aa_detection.data.read_coco_annotations`; or it has no images.
     """
     if isinstance(annotations, COCO):
         return annotations
@@ -265,7 +265,7 @@ def load_annotations(annotations: str | os.PathLike[str] | COCO) -> COCO:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
-    """`a` and `b`: (runs, 1 + R), see :func:`interval`."""
+    """Return the difference of `a` and `b`, (runs, 1 + R) each; see :func:`interval`."""
     means = float(a[:, 0].mean()), float(b[:, 0].mean())
     between = interval(a, b)
     return Difference(
@@ -281,13 +281,13 @@ def _difference(a: np.ndarray, b: np.ndarray) -> Difference:
 
 
 def _refuse_repeated(runs: Sequence[ResultFile], results: Sequence[DetectionTable]) -> None:
-    """A run compared with itself differs in nothing, and one counted twice makes a false spread."""
+    """Refuse duplicate runs: they would hide a difference or understate the spread of an arm."""
     seen: dict[str | bytes, str] = {}
     for run, result in zip(runs, results):
         if not isinstance(run, (str, os.PathLike)):
             continue
         keys: list[str | bytes] = [os.path.realpath(run)]
-        if len(result.scores):  # runs that found nothing are alike, and still two
+        if len(result.scores):  # runs without detections are equal but not duplicates
             content = (result.images, result.classes, result.boxes, result.scores)
             keys.append(hashlib.sha256(b"".join(each.tobytes() for each in content)).digest())
         for key in keys:
@@ -300,7 +300,7 @@ def _refuse_repeated(runs: Sequence[ResultFile], results: Sequence[DetectionTabl
 
 
 def _table(label: str, rows: dict[str, Difference], names: tuple[str, str]) -> list[str]:
-    """A Markdown table."""
+    """Return the lines of a Markdown table."""
     a, b = names
     lines = [
         f"| {label} | {a} | {b} | {a} − {b} | low | high | |",
@@ -319,7 +319,7 @@ def _table(label: str, rows: dict[str, Difference], names: tuple[str, str]) -> l
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Replace NaN by None, because JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -12,30 +12,32 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Interval:
-    """Of the difference of two arms."""
+    """Interval of the difference of two arms."""
 
     low: float
     high: float
-    detectable: float  # the difference whose interval leaves out zero with a probability of POWER
+    detectable: float  # the difference whose interval excludes zero with a probability of POWER
 
 
 def interval(a: np.ndarray, b: np.ndarray) -> Interval:
-    """The 95 % interval of mean(a) - mean(b).
+    """Return the 95 % interval of mean(a) - mean(b).
 
-    With one run in an arm, percentiles of the resampled differences: images are all that varies.
+    With one run in an arm, it is made of percentiles of the resampled differences: only the images
+    vary.
 
-    With several in both, the variance of the difference is that of the resampled differences (the
-    runs as they are, other images) and, for each arm of n runs, the variance between its runs over
-    n. Runs differ on the sampled images by more than their training: on other images they would
-    differ otherwise. That part is in the resampled differences already, is estimated from them
-    and is not counted twice. The few runs make it a t distribution, its degrees of freedom
-    after Welch and Satterthwaite. Resampling runs as well, the hierarchical bootstrap, counts what
-    images do to runs twice, sees (n - 1) / n of the variance between runs and knows no t: with few
-    runs it is too narrow where training varies more than images do.
+    With several runs in both arms, the variance of the difference is that of the resampled
+    differences (same runs, other images) plus, for each arm of n runs, the variance of training
+    over n. The variance between runs overstates that of training, because runs would differ
+    otherwise on other images. This part is already in the resampled differences, so it is estimated
+    from them and subtracted. As runs are few, the interval uses a t distribution, with the degrees
+    of freedom of Welch and Satterthwaite. Resampling the runs as well, the hierarchical bootstrap,
+    counts the effect of images on runs twice, sees only (n - 1) / n of the variance between runs
+    and ignores the t distribution: with few runs it is too narrow where training varies more than
+    images do.
 
     Args:
-        a, b: (runs, 1 + R) a metric on all images, and on each of R resamples. Resamples with NaN
-            are left out.
+        a, b: (runs, 1 + R) a metric on all images, then on each of R resamples. Resamples with NaN
+            are ignored.
     """
     draws = a[:, 1:].mean(axis=0) - b[:, 1:].mean(axis=0)
     present = ~np.isnan(draws)
@@ -61,7 +63,7 @@ def interval(a: np.ndarray, b: np.ndarray) -> Interval:
 
 
 def _variances_of_training(arm: np.ndarray, present: np.ndarray) -> tuple[float, float]:
-    """Of the mean of an arm's n runs: the variance that training adds, and s² / n between runs."""
+    """Return, for the mean of n runs, the variance due to training and s² / n between runs."""
     runs = len(arm)
     between = arm[:, 0].var(ddof=1)
     deviations = arm[:, 1:][:, present]

@@ -1,4 +1,4 @@
-"""Which detection finds which object: pycocotools' matching, once, kept as arrays."""
+"""Match detections to objects: pycocotools' matching, run once and kept as arrays."""
 
 import contextlib
 import io
@@ -15,22 +15,22 @@ from .results import DetectionTable
 AREAS = ("all", "small", "medium", "large")  # COCO's, in its order
 IOU_THRESHOLDS = COCOeval(iouType="bbox").params.iouThrs  # T = 10: 0.5 to 0.95
 RECALL_THRESHOLDS = COCOeval(iouType="bbox").params.recThrs  # 0 to 1 in steps of 0.01
-MAX_DETECTIONS = 100  # of a class, in an image
+MAX_DETECTIONS = 100  # per class and image
 
 
 @dataclass(frozen=True)
 class AreaMatches:
-    """The D detections of a class that count among objects of one range of areas.
+    """The D detections of a class that count for the objects of one area range.
 
-    They are in the order in which COCO accumulates them: by falling score, equal scores by image
-    and then as in the file. Detections that count at no threshold (matched to a crowd; of another
-    area and unmatched) are left out.
+    They are in COCO's order of accumulation: by descending score, then by image, then as in the
+    file. Detections that count at no threshold are left out: those matched to a crowd, and
+    unmatched ones of another area.
     """
 
-    images: np.ndarray  # (D,) place of each detection's image
+    images: np.ndarray  # (D,) index of each detection's image
     counts: np.ndarray  # (T, D) bool: is a true or a false positive at this IoU threshold
     true: np.ndarray  # (T, D) bool: is a true positive
-    objects: np.ndarray  # (I,) objects to find in each image, those to ignore left out
+    objects: np.ndarray  # (I,) number of objects to find in each image, without ignored ones
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Matches:
 def match(coco: COCO, results: DetectionTable, what: str = "classes matched") -> Matches:
     """Match a run's detections to the annotations with pycocotools.
 
-    pycocotools sees the classes one at a time, and of each the images that hold an object of it;
-    elsewhere no detection has anything to match.
+    pycocotools gets one class at a time, and only the images with an object of that class; in the
+    others there is nothing to match.
 
     Args:
         what: see :func:`.progress.counted`.
@@ -65,7 +65,7 @@ def match(coco: COCO, results: DetectionTable, what: str = "classes matched") ->
 
 
 def _detections_beside_objects(coco: COCO, results: DetectionTable) -> COCO:
-    """The detections of classes that are annotated in their image; an id is the place plus one."""
+    """Select the detections whose class is annotated in their image; an id is the row plus one."""
     image_ids, category_ids = sorted(coco.imgs), sorted(coco.cats)
     annotated = {(a["image_id"], a["category_id"]) for a in coco.anns.values()}
     detections = []
@@ -94,7 +94,7 @@ def _match_class(
     results: DetectionTable,
     places: dict[int, int],
 ) -> tuple[AreaMatches, ...]:
-    """`rows` are the class's detections in `results`; `places` those of the image ids."""
+    """Match one class, with `rows` its detections in `results` and `places` image id to index."""
     parameters = evaluation.params
     parameters.catIds = [category_id]
     parameters.imgIds = sorted(set(evaluation.cocoGt.catToImgs[category_id]))
@@ -111,7 +111,7 @@ def _match_class(
 
     matches = []
     for number, (smallest, largest) in enumerate(parameters.areaRng):
-        # where pycocotools has nothing to match, what lies in the range is false
+        # in images that pycocotools does not get, detections in the area range are false positives
         counts = np.tile((area >= smallest) & (area <= largest), (len(IOU_THRESHOLDS), 1))
         true = np.zeros_like(counts)
         objects = np.zeros(len(places), np.int32)
@@ -129,7 +129,7 @@ def _match_class(
 
 
 def _in_coco_order(rows: np.ndarray, results: DetectionTable) -> np.ndarray:
-    """The detections that COCO looks at, by falling score, then by image, then as in the file."""
+    """Return the detections COCO considers: by descending score, then image, then file order."""
     images, scores = results.images[rows], results.scores[rows]
     by_image = np.lexsort((-scores, images))  # stable
     images = images[by_image]

@@ -1,4 +1,4 @@
-"""A comparison of two arms as pictures: differences with their intervals, precision and recall."""
+"""Plots of a comparison of two arms: differences with intervals, precision over recall."""
 
 import math
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 from .comparison import Comparison, Difference
 
-SHOWN, NOT_SHOWN = "#3b82d6", "#6b7a90"  # intervals without and with zero
+SHOWN, NOT_SHOWN = "#3b82d6", "#6b7a90"  # intervals that exclude and contain zero
 _ROW = 0.22  # inches
 PLOTS = ("metrics.png", "classes.png", "precision_recall.png")
 
 
 def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes the :data:`PLOTS` into `folder`.
+    """Write the :data:`PLOTS` into `folder`.
 
     Raises:
         ImportError: matplotlib is not installed; it comes with the extra ``plots``.
@@ -37,7 +37,7 @@ def write_comparison_plots(comparison: Comparison, folder: str | os.PathLike[str
 
 
 def draw_differences(axes: Any, rows: Mapping[str, Difference]) -> None:
-    """One row a metric or class, from the top down; grey where the interval holds zero.
+    """Draw one row per metric or class, top down; grey if the interval contains zero.
 
     Args:
         axes: matplotlib's.
@@ -73,7 +73,7 @@ def _differences(figure_type: type, rows: Mapping[str, Difference], names: tuple
 
 
 def _precision_recall(figure_type: type, comparison: Comparison) -> Any:
-    """Both arms, one panel for each IoU threshold."""
+    """Draw both arms, one panel per IoU threshold."""
     figure = figure_type(figsize=(5 * len(comparison.curves), 4.2), layout="constrained")
     panels = figure.subplots(1, len(comparison.curves), sharey=True)
     for axes, curve in zip(panels, comparison.curves):

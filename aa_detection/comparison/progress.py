@@ -1,4 +1,4 @@
-"""How far a comparison is, now and then: it takes seconds or an hour."""
+"""Progress of a comparison, which takes from seconds to an hour."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ _log = logging.getLogger(__name__)
 
 
 def counted(items: Sequence[T], what: str) -> Iterator[T]:
-    """The `items`, with a line in the log every ten seconds.
+    """Yield the `items`, logging a line every ten seconds.
 
     Args:
-        what: is done, such as "A, run 1 of 2: classes matched".
+        what: the description of what is done, such as "A, run 1 of 2: classes matched".
     """
     last = monotonic()
     for done, item in enumerate(items):

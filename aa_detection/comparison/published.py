@@ -1,11 +1,11 @@
-"""The differences that the papers report, by the config that a network has here."""
+"""Gains reported in the papers, keyed by this project's config names."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class PublishedGain:
-    """What a network gained over its plain twin on COCO, in AP."""
+    """AP gain of a network over its plain counterpart on COCO."""
 
     gain: float
     source: str

@@ -1,8 +1,8 @@
-"""Average precision of many resamples of the images at once, accumulated as COCO does it.
+"""Average precision of many resamples of the images at once, accumulated as in COCO.
 
-An image drawn n times counts n times: its weight is n. Precision as COCO interpolates it changes at
-true positives only, and those are at most as many as the objects: the weights of all detections
-are added up once per class, and looked up where a true positive stands.
+An image drawn n times has weight n. COCO's interpolated precision changes only at true positives,
+of which there are at most as many as objects. So the weights of all detections are summed once per
+class and looked up at the true positives.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from .matching import IOU_THRESHOLDS, RECALL_THRESHOLDS, AreaMatches, Matches
 from .progress import counted
 
-# (name, areas' place, IoU thresholds' places), as COCO summarises them
+# (name, area index, IoU threshold indices), as in COCO's summary
 SUMMARIES = (
     ("AP", 0, slice(None)),
     ("AP50", 0, slice(0, 1)),
@@ -19,20 +19,20 @@ SUMMARIES = (
     ("APm", 2, slice(None)),
     ("APl", 3, slice(None)),
 )
-_BLOCK = 1 << 19  # weights of detections that are held at a time: they stay in the cache
+_BLOCK = 1 << 19  # detection weights held at a time, few enough to stay in the cache
 
 
 def draw_resamples(num_images: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap samples of the images, as (resamples, images) how often each was drawn."""
+    """Return bootstrap samples as (resamples, images): how often each image was drawn."""
     return rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=resamples)
 
 
 def resampled_metrics(
     matches: Matches, weights: np.ndarray, what: str = "classes resampled"
 ) -> np.ndarray:
-    """The metrics of :data:`SUMMARIES` and AP by class: (1 + R, 6 + classes), in percent.
+    """Return the metrics of :data:`SUMMARIES` and AP by class: (1 + R, 6 + classes), in percent.
 
-    The first row is of the images as they are, the others of the R resamples in `weights`.
+    The first row is for the original images, the others for the R resamples in `weights`.
 
     Args:
         what: see :func:`.progress.counted`.
@@ -44,10 +44,10 @@ def resampled_metrics(
 def average_precision(
     matches: Matches, weights: np.ndarray, what: str = "classes resampled"
 ) -> np.ndarray:
-    """COCO's average precision, in percent, by class, range of areas and IoU threshold.
+    """Return COCO's average precision, in percent, by class, area range and IoU threshold.
 
     Args:
-        weights: (R, I) whole numbers: how often each image counts.
+        weights: (R, I) integers: how often each image counts.
         what: see :func:`.progress.counted`.
 
     Returns:
@@ -62,7 +62,7 @@ def average_precision(
 
 
 def summarize(precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The metrics of :data:`SUMMARIES`, (R, 6), and AP by class, (R, classes)."""
+    """Return the metrics of :data:`SUMMARIES`, (R, 6), and AP by class, (R, classes)."""
     metrics = [
         mean_of_annotated(precision[:, :, area, thresholds].reshape(len(precision), -1))
         for _, area, thresholds in SUMMARIES
@@ -71,7 +71,7 @@ def summarize(precision: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mean_of_annotated(values: np.ndarray) -> np.ndarray:
-    """Means of the rows without what is NaN; NaN where all is."""
+    """Return row means that ignore NaN; NaN where a whole row is NaN."""
     present = ~np.isnan(values)
     total = np.where(present, values, 0).sum(axis=1)
     with np.errstate(invalid="ignore"):
@@ -79,10 +79,10 @@ def mean_of_annotated(values: np.ndarray) -> np.ndarray:
 
 
 def precision_at_recall(area: AreaMatches, threshold: int) -> np.ndarray | None:
-    """COCO's interpolated precision at the 101 recall thresholds; None without objects.
+    """Return COCO's interpolated precision at the 101 recall thresholds; None without objects.
 
     Args:
-        threshold: place of the IoU threshold.
+        threshold: index of the IoU threshold.
     """
     objects = area.objects.sum()
     if not objects:
@@ -96,7 +96,7 @@ def precision_at_recall(area: AreaMatches, threshold: int) -> np.ndarray | None:
 
 
 def _of_area(area: AreaMatches, weights: np.ndarray) -> np.ndarray:
-    """(T, R): average precision of one class as a fraction."""
+    """Return (T, R) average precision of one class, as a fraction."""
     objects = weights @ area.objects
     result = np.zeros((len(IOU_THRESHOLDS), len(weights)))
     true = [np.flatnonzero(at) for at in area.true]
@@ -122,13 +122,13 @@ def _of_threshold(
     left_out: np.ndarray,
     objects: np.ndarray,
 ) -> np.ndarray:
-    """(r,): average precision at one IoU threshold.
+    """Return (r,) average precision at one IoU threshold.
 
     Args:
         weights: (r, D) of the detections in COCO's order.
-        counted: (r, D) their sums up to each detection.
-        true: (P,) places of the true positives.
-        left_out: (E,) places of those that do not count at this threshold.
+        counted: (r, D) their cumulative sums.
+        true: (P,) indices of the true positives.
+        left_out: (E,) indices of those that do not count at this threshold.
         objects: (r,) weights of the objects to find.
     """
     found = weights.take(true, axis=1).cumsum(axis=1, dtype=np.int32)
@@ -137,17 +137,17 @@ def _of_threshold(
         before = np.zeros((len(weights), len(left_out) + 1), np.int32)
         weights.take(left_out, axis=1).cumsum(axis=1, out=before[:, 1:])
         positives -= before.take(np.searchsorted(left_out, true), axis=1)
-    # both as COCO computes them: division by a tiny number, not by zero
+    # both as in COCO, which divides by a tiny number instead of zero
     precision = found / (positives + np.spacing(1))
     recall = found / np.maximum(objects, 1)[:, None]
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    # how many of the recall thresholds each true positive is the first to reach; the first one
-    # stands for recall 0 too
+    # number of recall thresholds that each true positive is the first to reach; the first true
+    # positive also covers recall 0
     reached = _thresholds_reached(recall)
     reached[:, 1:] -= reached[:, :-1].copy()
     return (envelope * reached).sum(axis=1) / len(RECALL_THRESHOLDS)
 
 
 def _thresholds_reached(recall: np.ndarray) -> np.ndarray:
-    """How many of the recall thresholds are at most `recall`."""
+    """Count the recall thresholds that are at most `recall`."""
     return np.searchsorted(RECALL_THRESHOLDS, recall.ravel(), side="right").reshape(recall.shape)

@@ -1,4 +1,4 @@
-"""Result files: COCO's list of detections, checked and as arrays."""
+"""Read and check result files, COCO's lists of detections, into arrays."""
 
 import math
 import os
@@ -19,25 +19,25 @@ _DATASET = ("images", "categories", "annotations")
 
 @dataclass(frozen=True)
 class DetectionTable:
-    """The N detections of a run, in the order of its file."""
+    """The N detections of a run, in file order."""
 
-    images: np.ndarray  # (N,) places in the sorted ids of the annotations' images
-    classes: np.ndarray  # (N,) places in the sorted ids of the annotations' categories
+    images: np.ndarray  # (N,) indices into the sorted ids of the annotations' images
+    classes: np.ndarray  # (N,) indices into the sorted ids of the annotations' categories
     boxes: np.ndarray  # (N, 4): x, y, width, height in pixels
     scores: np.ndarray  # (N,)
 
 
 def read_results(coco: COCO, detections: str | os.PathLike[str] | CocoResults) -> DetectionTable:
-    """Detections of a JSON file or a list, for the images and categories of `coco`.
+    """Read detections from a JSON file or a list, for the images and categories of `coco`.
 
     Args:
         detections: each with ``image_id``, ``category_id``, ``bbox`` (x, y, width, height) and
-            ``score``; there may be none. A file may also be a dataset whose annotations are the
-            detections, as ``tools/predict.py`` writes it: its images are known by their names.
+            ``score``; may be empty. A file may also be a dataset whose annotations are the
+            detections, as ``tools/predict.py`` writes it; its images are matched by file name.
 
     Raises:
-        DatasetError: the first detection that is not such, with the file and its place in the list;
-            a dataset of other images or categories.
+        DatasetError: names the first invalid detection by file and position in the list; or a
+            dataset has other images or categories.
     """
     where = "the detections"
     if isinstance(detections, (str, os.PathLike)):
@@ -56,7 +56,7 @@ def read_results(coco: COCO, detections: str | os.PathLike[str] | CocoResults) -
             image, category = images[detection["image_id"]], classes[detection["category_id"]]
             x, y, width, height = box = detection["bbox"]
             score = detection["score"]
-            # an infinity or NaN anywhere makes the sum so; a string makes it a TypeError
+            # infinity or NaN in any number propagates to the sum; a string raises TypeError
             usable = width >= 0 and height >= 0 and math.isfinite(x + y + width + height + score)
         except (KeyError, TypeError, ValueError):
             usable = False
@@ -76,7 +76,7 @@ def read_results(coco: COCO, detections: str | os.PathLike[str] | CocoResults) -
 
 
 def _renumber(coco: COCO, dataset: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """The detections of a dataset, with the ids that `coco` has for images of the same name."""
+    """Return a dataset's detections with `coco`'s ids for images of the same name."""
     try:
         images, categories, detections = (dataset[key] for key in _DATASET)
         names = {image["id"]: PurePath(image["file_name"]).parts for image in images}
@@ -96,7 +96,7 @@ def _renumber(coco: COCO, dataset: Mapping[str, Any], where: str) -> list[dict[s
     known = {image["file_name"]: image_id for image_id, image in coco.imgs.items()}
     found = {}
     for image_id, parts in used.items():
-        # the longest end of the path that the annotations have
+        # the longest suffix of the path that the annotations contain
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
         name = next((end for end in ends if end in known), None)
         if name is None:
@@ -111,7 +111,7 @@ def _renumber(coco: COCO, dataset: Mapping[str, Any], where: str) -> list[dict[s
 
 
 def _problem(detection: Any, images: Mapping[int, int], classes: Mapping[int, int]) -> str:
-    """What is wrong with a detection that could not be read."""
+    """Describe what is wrong with a detection that could not be read."""
     if not isinstance(detection, Mapping):
         return f"is a {type(detection).__name__}, expected an object"
     for key in ("image_id", "category_id", "bbox", "score"):

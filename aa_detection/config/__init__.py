@@ -1,4 +1,4 @@
-"""The YAML both engines read: its keys, what they may be, loading, and checks before training."""
+"""The YAML config that both engines read: keys, constraints, loading, and pre-training checks."""
 
 from .anchors import by_level
 from .attention_keys import add_attention_keys, attention_spec

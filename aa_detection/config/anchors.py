@@ -1,4 +1,4 @@
-"""``MODEL.ANCHOR_GENERATOR``: which anchors are on which level of the pyramid."""
+"""``MODEL.ANCHOR_GENERATOR``: the anchors of each pyramid level."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,20 +9,20 @@ from .constraints import refusal
 
 
 def by_level(lists: Sequence[Any], levels: int) -> Sequence[Sequence[float]]:
-    """``SIZES`` or ``ASPECT_RATIOS`` as a list for each level, however the config has them."""
+    """Return ``SIZES`` or ``ASPECT_RATIOS``, in any allowed form, as one list per level."""
     if not isinstance(lists[0], (list, tuple)):
         lists = [lists]
     return [lists[0]] * levels if len(lists) == 1 else lists
 
 
 def anchors_of_a_pixel(cfg: CfgNode) -> int:
-    """How many a pixel of the first level has."""
+    """Return the number of anchors per pixel of the first level."""
     generator = cfg.MODEL.ANCHOR_GENERATOR
     return len(by_level(generator.SIZES, 1)[0]) * len(by_level(generator.ASPECT_RATIOS, 1)[0])
 
 
 def check_anchors(cfg: CfgNode) -> None:
-    """Refuse lists that do not match the levels, or each other.
+    """Refuse lists that do not match the levels or each other.
 
     Raises:
         ConfigError: names the key.
@@ -50,7 +50,7 @@ def check_anchors(cfg: CfgNode) -> None:
 
 
 def _levels(cfg: CfgNode) -> int | None:
-    """Of the dense head of detectron2's own detectors; None of others, which have their rules."""
+    """Return the number of levels of detectron2's own dense heads; None for custom detectors."""
     model = cfg.MODEL
     if model.META_ARCHITECTURE == "RetinaNet":
         return len(model.RETINANET.IN_FEATURES)

@@ -1,4 +1,4 @@
-"""``INPUT.SCALE_JITTER``: the augmentation of the recipes from random weights, for both engines."""
+"""``INPUT.SCALE_JITTER``: augmentation for training from random weights, on both engines."""
 
 from fvcore.common.config import CfgNode
 
@@ -10,24 +10,24 @@ AUGMENTATION_KEYS = (
         "INPUT.SCALE_JITTER.ENABLED",
         False,
         Flag(),
-        "Fit training images into a square of SIZE times a factor drawn from RANGE, then cut a "
-        "window of at most SIZE × SIZE out of them; takes the place of MIN_SIZE_TRAIN and CROP",
+        "Resize training images to fit a square of SIZE times a factor drawn from RANGE, then crop "
+        "a window of at most SIZE × SIZE; replaces MIN_SIZE_TRAIN and CROP",
     ),
     Key(
         "INPUT.SCALE_JITTER.RANGE",
         (0.8, 1.2),
         ListOf(Number(0.01, 100), 2, 2, order="sorted"),
-        "Of the factor, which is drawn uniformly",
+        "Range of the factor, which is drawn uniformly",
     ),
     Key(
         "INPUT.SCALE_JITTER.SIZE",
         640,
         whole(1, 32768, "pixels"),
-        "Side of the square and the window",
+        "Side of the square and of the window",
     ),
 )
 
 
 def add_augmentation_keys(cfg: CfgNode) -> None:
-    """Add ``INPUT.SCALE_JITTER`` with its defaults (off) to a config; once is enough."""
+    """Add ``INPUT.SCALE_JITTER`` with its defaults (off) to a config; idempotent."""
     add_keys(cfg, AUGMENTATION_KEYS)

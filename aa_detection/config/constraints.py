@@ -1,7 +1,7 @@
-"""What the value of a config key may be: its type, its shape, its range.
+"""Constraints on the value of a config key: type, shape and range.
 
-A constraint judges one value by itself; :mod:`.relations` has what keys must be to each other.
-Ranges are attributes, so that tests can be generated from them.
+A constraint checks one value by itself; :mod:`.relations` checks values against each other. Ranges
+are attributes, so that tests can be generated from them.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,24 +19,24 @@ _MOST_CHARACTERS = 4096  # Linux's limit for a path
 
 
 class Constraint(Protocol):
-    """One of the classes below."""
+    """Protocol of the classes below."""
 
     @property
     def expected(self) -> str:
-        """What a value must be, in words that follow "expected"."""
+        """Describe the allowed values, in words that follow "expected"."""
 
     def allows(self, value: Any) -> bool:
-        """Whether `value`, of any type, is one."""
+        """Return whether `value`, of any type, is allowed."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number from `low` to `high`; NaN is none.
+    """A number from `low` to `high`, but not NaN.
 
     Args:
-        above, below: `low` or `high` itself is out of range.
+        above, below: exclude `low` or `high` itself.
         whole: integers only.
-        note: what the numbers mean, where that is not plain.
+        note: the unit or meaning of the numbers, if it is not obvious.
     """
 
     low: float
@@ -70,7 +70,7 @@ def _number(number: float) -> str:
 
 
 def whole(low: int, high: int, note: str = "") -> Number:
-    """The integers from `low` to `high`."""
+    """Return the constraint to integers from `low` to `high`."""
     return Number(low, high, whole=True, note=note)
 
 
@@ -85,10 +85,10 @@ class Flag:
 
 
 class Choice:
-    """One of some values.
+    """One of a set of values.
 
     Args:
-        registry: more of them; may grow later.
+        registry: further allowed values, read at each check because it may grow.
     """
 
     def __init__(self, *values: Any, registry: Mapping[str, Any] | None = None) -> None:
@@ -109,10 +109,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of one line that a file's name can be.
+    """One line of text that can be a file name.
 
     Args:
-        empty: may be empty.
+        empty: allow an empty text.
     """
 
     empty: bool = False
@@ -129,7 +129,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Device:
-    """A device by torch's name. Without any GPU all names of one are good, and mean the CPU."""
+    """A device by torch's name. Without a GPU every CUDA name is allowed and means the CPU."""
 
     expected: str = "cuda, cuda:<number> of a GPU that is there, or cpu"
 
@@ -151,9 +151,9 @@ class ListOf:
     """A list or tuple.
 
     Args:
-        each: of its entries.
-        least, most: how many there are.
-        order: "" any, "increasing" from one entry to the next, "sorted" allows equal ones.
+        each: constraint on each entry.
+        least, most: bounds on the length.
+        order: "" any; "increasing" strictly; "sorted" also allows equal neighbours.
     """
 
     each: Constraint
@@ -182,7 +182,7 @@ class ListOf:
 
 @dataclass(frozen=True)
 class Levels:
-    """A list for each of a pyramid's levels, or one for all of them, which may stand by itself."""
+    """One list for each pyramid level, or one for all levels, nested or not."""
 
     each: Constraint
 
@@ -199,7 +199,7 @@ class Levels:
 
 
 def get(cfg: CfgNode, name: str) -> Any:
-    """The value of a key by its dotted name."""
+    """Return the value of a key by its dotted name."""
     value: Any = cfg
     for part in name.split("."):
         value = value[part]
@@ -207,7 +207,7 @@ def get(cfg: CfgNode, name: str) -> Any:
 
 
 def require(cfg: CfgNode, name: str, allowed: Constraint) -> None:
-    """Refuse the value of a key that its constraint does not allow.
+    """Refuse a value that violates its key's constraint.
 
     Raises:
         ConfigError: names the key, the value, and what was expected.
@@ -218,15 +218,15 @@ def require(cfg: CfgNode, name: str, allowed: Constraint) -> None:
 
 
 def refusal(name: str, value: Any, expected: str) -> ConfigError:
-    """The one line about a key's value."""
+    """Return the one-line error for a key's value."""
     return ConfigError(f"{name}: got {shown(value)}, expected {expected}")
 
 
 def shown(value: Any) -> str:
-    """A value in a message: on one line, and not all of a long one."""
+    """Return a value as one line, truncated if it is long."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, a list in itself
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a recursive list
         text = f"a {type(value).__name__} too long to show"
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""``DATASETS.COCO_FILES``: a user's own datasets, so that a config alone says what it trains on."""
+"""``DATASETS.COCO_FILES``: a user's own datasets, so that a config is complete by itself."""
 
 from fvcore.common.config import CfgNode
 
@@ -10,22 +10,22 @@ DATASET_KEYS = (
         "DATASETS.COCO_FILES",
         [],
         ListOf(ListOf(Text(), 3, 3)),
-        "Datasets in COCO's format, which DATASETS.TRAIN and TEST may name: a name, the annotation "
-        "file and the images' folder of each; `--train-json` and `--val-json` set it",
+        "Datasets in COCO's format that DATASETS.TRAIN and TEST may name, each a list of name, "
+        "annotation file and image folder; `--train-json` and `--val-json` set it",
     ),
 )
 
 
 def add_dataset_keys(cfg: CfgNode) -> None:
-    """Add ``DATASETS.COCO_FILES``, empty, to a config; once is enough."""
+    """Add ``DATASETS.COCO_FILES``, empty, to a config; idempotent."""
     add_keys(cfg, DATASET_KEYS)
 
 
 def coco_files(cfg: CfgNode) -> list[tuple[str, str, str]]:
-    """Name, annotation file and image folder of every entry; none where the key is not there.
+    """Return name, annotation file and image folder of every entry; empty without the key.
 
     Raises:
-        ConfigError: it is something else; names the key.
+        ConfigError: the value has another form; names the key.
     """
     if "COCO_FILES" not in cfg.DATASETS:
         return []

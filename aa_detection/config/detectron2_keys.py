@@ -1,4 +1,4 @@
-"""detectron2's keys: defaults, values that make sense, and what the embedded engine honours."""
+"""detectron2's keys: defaults, allowed values, and the values that the embedded engine supports."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 from .constraints import Choice, Constraint, Device, Flag, Levels, ListOf, Number, Text, whole
 
-DEFAULT = ()  # of `embedded`: the default alone
+DEFAULT = ()  # for `embedded`: only the default
 
 
 class Detectron2Key(NamedTuple):
     """One key.
 
     Attributes:
-        default: detectron2's, but for the four that only a RetinaNet can have here.
+        default: detectron2's, except for the four that must suit a RetinaNet here.
         allowed: on both engines; None for a key that this project leaves to detectron2.
-        embedded: the values that the embedded engine honours; None for all, :data:`DEFAULT` for a
+        embedded: the values that the embedded engine supports; None for all, :data:`DEFAULT` for a
             key that only detectron2 reads.
     """
 
@@ -24,13 +24,13 @@ class Detectron2Key(NamedTuple):
     embedded: Sequence[Any] | None = None
 
 
-# The bounds are far from what anybody trains with. They keep out what no machine has memory for,
-# and what would overflow.
+# The bounds are far from anything used in training. They exclude what no machine has memory for and
+# what would overflow.
 _FLAG = Flag()
 _NAMES = ListOf(Text())
 _ITERATIONS = 10**12
 _COUNT = whole(1, 10**9)
-CLASSES = whole(1, 10**6)  # of any head
+CLASSES = whole(1, 10**6)  # for any head
 _SHARE = Number(0, 1)
 _FACTOR = Number(0, 10**6)
 _SIZE = whole(0, 32768, "pixels; 0 resizes nothing")
@@ -158,8 +158,8 @@ KEYS = {
     "TEST.DETECTIONS_PER_IMAGE": Detectron2Key(100, _COUNT),
     "OUTPUT_DIR": Detectron2Key("./output", Text()),
     "SEED": Detectron2Key(-1, whole(-(2**31), 4 * 10**9, "negative: another for every run")),
-    # not honoured by the embedded engine; detectron2's config.yaml names them, so that their
-    # defaults are no reason to refuse
+    # not supported by the embedded engine; listed because detectron2's config.yaml contains them,
+    # and their defaults are no reason to refuse a file
     "MODEL.LOAD_PROPOSALS": Detectron2Key(False, embedded=DEFAULT),
     "MODEL.KEYPOINT_ON": Detectron2Key(False, embedded=DEFAULT),
     "MODEL.ANCHOR_GENERATOR.ANGLES": Detectron2Key([[-90, 0, 90]], embedded=DEFAULT),
@@ -198,7 +198,7 @@ KEYS = {
     "VIS_PERIOD": Detectron2Key(0, embedded=DEFAULT),
     "GLOBAL.HACK": Detectron2Key(1.0, embedded=DEFAULT),
 }
-# groups below MODEL that no RetinaNet of detectron2's reads: a file may hold them
+# groups below MODEL that no RetinaNet of detectron2 reads: a file may contain them
 NOT_OF_A_RETINANET = (
     "PANOPTIC_FPN",
     "PROPOSAL_GENERATOR",
@@ -213,17 +213,17 @@ NOT_OF_A_RETINANET = (
 
 
 def honoured() -> dict[str, Detectron2Key]:
-    """The keys that both engines read."""
+    """Return the keys that both engines read."""
     return {name: key for name, key in KEYS.items() if key.embedded != DEFAULT}
 
 
 def detectron2_only() -> dict[str, Detectron2Key]:
-    """The keys that the embedded engine refuses at another value than the default."""
+    """Return the keys that the embedded engine refuses at any value other than the default."""
     return {name: key for name, key in KEYS.items() if key.embedded == DEFAULT}
 
 
 def nested(keys: Mapping[str, Detectron2Key]) -> dict[str, Any]:
-    """The defaults as a config has them, group in group."""
+    """Return the defaults as nested groups, as in a config."""
     tree: dict[str, Any] = {}
     for name, key in keys.items():
         *groups, last = name.split(".")

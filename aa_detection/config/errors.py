@@ -1,4 +1,4 @@
-"""What is wrong with a config, in one line."""
+"""One-line errors about a config."""
 
 import difflib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class ConfigError(ValueError):
 
 
 class UnknownKeyError(ConfigError):
-    """A key the config does not have."""
+    """A key that the config does not have."""
 
     def __init__(self, source: str, key: str, known: Sequence[str]) -> None:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Where a config file is: on disk, or among those that come with the package."""
+"""Find config files on disk and among those that come with the package."""
 
 import difflib
 import os
@@ -8,21 +8,21 @@ from .errors import ConfigError
 
 
 def configs_folder() -> Path:
-    """The configs that come with the package: inside it where it is installed, else beside it."""
+    """Return the folder of packaged configs: inside an installed package, beside it in a clone."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def config_file(name: str | os.PathLike[str]) -> str:
-    """The path of a config: `name` itself if that is there, else the packaged config of that name.
+    """Return the path of a config: `name` itself if it exists, else the packaged config `name`.
 
     Args:
         name: a path, or a name such as ``aa_retinanet_R50.yaml``, ``sample/aa_retinanet_R18.yaml``
             or ``lazy/aa_retinanet_R50.py``.
 
     Raises:
-        ConfigError: there is neither; names the nearest packaged ones.
+        ConfigError: neither exists; names the most similar packaged configs.
     """
     name = os.fspath(name)
     if os.path.exists(name):
@@ -37,7 +37,7 @@ def config_file(name: str | os.PathLike[str]) -> str:
 
 
 def packaged_configs() -> list[str]:
-    """Names of the configs that come with the package, with / between their folders and them."""
+    """Return the names of the packaged configs, with / after folders."""
     folder = configs_folder()
     files = (path for ending in ("yaml", "py") for path in folder.rglob(f"*.{ending}"))
     return sorted(path.relative_to(folder).as_posix() for path in files)

@@ -1,4 +1,4 @@
-"""Keys that this project adds to detectron2's config, with all that is to be said of each."""
+"""Keys that this project adds to detectron2's config: name, default, constraint and meaning."""
 
 import copy
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ class Key:
 
     Attributes:
         name: dotted, from the config's root.
-        allowed: what the value may be, on either engine.
+        allowed: the allowed values, on either engine.
         meaning: one line.
     """
 
@@ -27,7 +27,7 @@ class Key:
 
 
 def add_keys(cfg: CfgNode, keys: Iterable[Key]) -> None:
-    """Add the keys that `cfg` does not have, with their defaults; a frozen config stays frozen."""
+    """Add the missing keys to `cfg` with their defaults; a frozen config stays frozen."""
     frozen = cfg.is_frozen()
     cfg.defrost()
     for key in keys:
@@ -35,7 +35,7 @@ def add_keys(cfg: CfgNode, keys: Iterable[Key]) -> None:
         node = cfg
         for group in groups:
             if group not in node:
-                node[group] = type(cfg)()  # detectron2 has a type of its own
+                node[group] = type(cfg)()  # detectron2 has its own type
             node = node[group]
         if name not in node:
             node[name] = copy.deepcopy(key.default)

@@ -1,7 +1,7 @@
-"""YAML and command-line overrides into a config, as data and with errors of one line.
+"""Merge YAML files and command-line overrides into a config, as data, with one-line errors.
 
-fvcore's ``CfgNode`` (detectron2's is a subclass) does the merging and the type checks. Loading is
-done here because detectron2's loader evaluates Python tags by default.
+fvcore's ``CfgNode`` (detectron2's is a subclass) does the merging and the type checks. This module
+does the loading, because detectron2's loader evaluates Python tags by default.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from .constraints import shown
 from .errors import ConfigError, UnknownKeyError
 from .files import config_file, configs_folder, packaged_configs
 
-_MOST_CHARACTERS = 1_000_000  # of a file: PyYAML takes a kilobyte and 10 µs for each
+_MOST_CHARACTERS = 1_000_000  # in a file: PyYAML takes a kilobyte and 10 µs for each
 _MOST_VALUES = 100_000
-# of fvcore's merging, and of Python on numbers and nesting that it cannot hold
+# raised by fvcore's merging, and by Python for numbers and nesting that it cannot hold
 _REFUSALS = (
     *(ValueError, TypeError, KeyError, AssertionError, SyntaxError),
     *(RecursionError, MemoryError),
 )
-# fvcore's words
+# fvcore's wording
 _TYPE_MISMATCH = re.compile(
     r"Type mismatch \(<class '(\w+)'> vs. <class '(\w+)'>\) with values \((.*) vs. (.*)\) "
     r"for config key: (\S+)"
@@ -34,10 +34,10 @@ _TYPE_MISMATCH = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key written twice, of which the last would count and the others be lost.
+    """Loader that refuses duplicate keys, of which only the last would count.
 
-    And aliases that stand for more than anybody wrote: a dozen lines of aliases of aliases are
-    more values than a machine has memory for.
+    It also limits aliases: with aliases of aliases, a dozen lines stand for more values than a
+    machine has memory for.
     """
 
     def get_single_node(self) -> yaml.Node | None:
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """How many nodes it is without aliases; infinitely many where one is its own part."""
+    """Count the nodes with aliases expanded; infinite if a node contains itself."""
     if id(node) not in known:
         known[id(node)] = math.inf  # while its parts are counted
         parts = [] if isinstance(node, yaml.ScalarNode) else node.value
@@ -71,14 +71,14 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
 
 
 def merge_yaml(cfg: CfgNode, path: str) -> None:
-    """Merge a YAML file and the files its ``_BASE_`` chain names into `cfg`.
+    """Merge a YAML file and the files of its ``_BASE_`` chain into `cfg`.
 
-    A file that is not there may be one of the package's: see :func:`.config_file`. So may a base,
-    which is looked for beside the file that names it first.
+    A file that does not exist is looked up among the packaged ones: see :func:`.config_file`. A
+    base is looked up first beside the file that names it, then among the packaged ones.
 
     Raises:
-        ConfigError: the file is missing, is not YAML or not a mapping, names itself as its base,
-            or holds a key `cfg` does not have or a value of another type.
+        ConfigError: the file is missing, is not YAML or not a mapping, is its own base, or has a
+            key that `cfg` does not have or a value of another type.
     """
     for file, tree in _chain(config_file(path), ()):
         _merge(cfg, tree, file)
@@ -91,7 +91,7 @@ def merge_text(cfg: CfgNode, text: str, source: str) -> None:
         source: where the text comes from, for errors.
 
     Raises:
-        ConfigError: as :func:`merge_yaml`; and for a text that names a base, which would be a file.
+        ConfigError: as :func:`merge_yaml`; or the text names a base, which would be a file.
     """
     tree = parse_yaml(text, source)
     if BASE_KEY in tree:
@@ -103,7 +103,8 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     """Merge ``KEY VALUE KEY VALUE …`` from a command line into `cfg`.
 
     Raises:
-        ConfigError: an odd number of words, a key `cfg` does not have, a value of another type.
+        ConfigError: an odd number of words, a key that `cfg` does not have, or a value of another
+            type.
     """
     if len(overrides) % 2:
         raise ConfigError(
@@ -118,12 +119,12 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 
 def read_settings(path: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a YAML file, its bases and overrides set, by the keys' dotted names, sorted.
+    """Return what a YAML file, its bases and overrides set, by dotted key, sorted.
 
-    Unlike a loaded config this has no defaults, so that it stays the same where keys are added.
+    Unlike a loaded config this has no defaults, so it does not change when keys are added.
 
     Raises:
-        ConfigError: as :func:`merge_yaml` for a file that cannot be read.
+        ConfigError: the file cannot be read, as in :func:`merge_yaml`.
     """
     settings: dict[str, Any] = {}
     for _, tree in _chain(config_file(path), ()):
@@ -144,7 +145,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The files to merge, bases first, each with its mapping."""
+    """Yield the files to merge, bases first, each with its mapping."""
     real = os.path.realpath(path)
     if real in above:
         raise ConfigError(f"{path}: its {BASE_KEY} chain leads back to itself")
@@ -161,7 +162,7 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
         beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
         packaged = base in packaged_configs() and not os.path.exists(beside)
         base = str(configs_folder() / base) if packaged else beside
-        # no config leads out of the configs: to a key file, a device that never ends, a pipe
+        # a base must not lead to other files: a key file, an endless device, a pipe
         if not base.endswith((".yaml", ".yml")) or os.path.exists(base) != os.path.isfile(base):
             raise ConfigError(f"{path}: {BASE_KEY} must be a .yaml file, got {base}")
         yield from _chain(base, (*above, real))
@@ -169,10 +170,10 @@ def _chain(path: str, above: tuple[str, ...]) -> Iterator[tuple[str, dict[str, A
 
 
 def parse_yaml(text: str | TextIO, path: str) -> dict[str, Any]:
-    """A YAML text's keys and values; `path` is where it stands, for errors.
+    """Parse a YAML text into a mapping; `path` is its source, for errors.
 
     Raises:
-        ConfigError: it is not YAML, not a mapping of texts, or larger than any config.
+        ConfigError: it is not YAML, not a mapping with text keys, or larger than any config.
     """
     try:
         text = text if isinstance(text, str) else text.read(_MOST_CHARACTERS + 1)
@@ -188,7 +189,7 @@ def parse_yaml(text: str | TextIO, path: str) -> dict[str, Any]:
         raise ConfigError(f"{path}:{where} not a YAML file: {' '.join(problem.split())}") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply for a config file") from None
-    except (ValueError, KeyError, AttributeError) as error:  # such as the date 2020-13-01
+    except (ValueError, KeyError, AttributeError) as error:  # for example the date 2020-13-01
         raise ConfigError(f"{path}: a value that YAML cannot hold: {error}") from None
     if tree is None:
         tree = {}
@@ -204,7 +205,7 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
     _check_keys(cfg, tree, "", list(leaf_keys(cfg)), source)
     try:
         _whole_numbers_to_floats(cfg, tree)
-        cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has a type of its own
+        cfg.merge_from_other_cfg(type(cfg)(tree))  # detectron2 has its own type
     except _REFUSALS as error:
         problem = " ".join(str(error).split())
         if mismatch := _TYPE_MISMATCH.fullmatch(problem):
@@ -214,7 +215,7 @@ def _merge(cfg: CfgNode, tree: dict[str, Any], source: str) -> None:
 
 
 def leaf_keys(cfg: CfgNode, prefix: str = "") -> Iterator[str]:
-    """The full dotted names of all values in `cfg`."""
+    """Yield the full dotted names of all values in `cfg`."""
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
             yield from leaf_keys(value, f"{prefix}{key}.")
@@ -249,7 +250,7 @@ def _first_leaf(name: str, value: Any) -> str:
 
 
 def _whole_numbers_to_floats(cfg: CfgNode, tree: dict[str, Any]) -> None:
-    """``VALUE_RATIO: 1`` means 1.0; fvcore would refuse it as another type."""
+    """Turn ``VALUE_RATIO: 1`` into 1.0, which fvcore would refuse as another type."""
     for key, value in tree.items():
         default = cfg.get(key)
         if isinstance(default, CfgNode):

@@ -1,7 +1,7 @@
-"""What a config comes to in memory: beyond these bounds no machine has it.
+"""Refuse configs that need more memory than any machine has.
 
-They are ten times what is trained with today and more. Whether there is memory for what lies within
-them, the machine decides.
+The bounds are at least ten times what is trained with today. Within them, whether memory suffices
+depends on the machine.
 """
 
 from fvcore.common.config import CfgNode
@@ -10,17 +10,17 @@ from .anchors import anchors_of_a_pixel
 from .constraints import get, refusal
 from .errors import ConfigError
 
-_MOST_WEIGHTS = 2**30  # of a part of the network: 4 GB
-_MOST_PIXELS = 2**30  # of a batch of one process: 13 GB as the network's input
+_MOST_WEIGHTS = 2**30  # in one part of the network: 4 GB
+_MOST_PIXELS = 2**30  # in one process's batch: 13 GB as the network's input
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _BLOCKS |= {101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def check_weights(cfg: CfgNode) -> None:
-    """Refuse a network of which a part has more weights than any detector.
+    """Refuse a network if one of its parts has more weights than any detector.
 
     Raises:
-        ConfigError: names the key that lowers them.
+        ConfigError: names the key to lower.
     """
     for key, weights in _weights(cfg).items():
         if weights > _MOST_WEIGHTS:
@@ -28,7 +28,7 @@ def check_weights(cfg: CfgNode) -> None:
 
 
 def _weights(cfg: CfgNode) -> dict[str, int]:
-    """About how many there are in each part, by the key below ``MODEL`` that it grows with most."""
+    """Estimate the weights of each part, by the key below ``MODEL`` with the most effect on it."""
     model, resnets, attention = cfg.MODEL, cfg.MODEL.RESNETS, cfg.MODEL.ATTENTION
     channels = model.FPN.OUT_CHANNELS
     width = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
@@ -45,14 +45,14 @@ def _weights(cfg: CfgNode) -> dict[str, int]:
         parts["RETINANET.NUM_CLASSES"] = 9 * channels * classes
     if attention.CONV == "aa":
         keys = attention.AA.NUM_HEADS * attention.AA.MIN_KEY_DEPTH_PER_HEAD
-        parts["ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD"] = 2 * 8 * width * keys  # of one in res5
+        parts["ATTENTION.AA.MIN_KEY_DEPTH_PER_HEAD"] = 2 * 8 * width * keys  # of a layer in res5
     return parts
 
 
 def check_batch(cfg: CfgNode, processes: int) -> None:
-    """Refuse to train on batches larger than any machine takes.
+    """Refuse to train on batches larger than any machine can hold.
 
-    Images are taken for square, the shorter side being what the config sets.
+    Images are assumed to be square, with the configured shorter side.
 
     Raises:
         ConfigError: names the key.

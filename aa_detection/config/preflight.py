@@ -1,4 +1,4 @@
-"""Settings that build but cannot train, or have nothing to evaluate."""
+"""Checks for settings that build but cannot train, or leave nothing to evaluate."""
 
 import os
 
@@ -8,7 +8,7 @@ from .errors import ConfigError
 
 
 def check_training(cfg: CfgNode) -> None:
-    """Refuse to train on nothing, or from random weights what must come from a checkpoint.
+    """Refuse to train without data, or from random weights where a checkpoint is required.
 
     Raises:
         ConfigError: names the keys to set.
@@ -30,7 +30,7 @@ def check_training(cfg: CfgNode) -> None:
 
 
 def check_shares(cfg: CfgNode, processes: int) -> None:
-    """Refuse a batch that the processes of a run cannot share.
+    """Refuse a batch that cannot be split evenly over the processes.
 
     Raises:
         ConfigError: names the keys.
@@ -38,7 +38,7 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
     solver = cfg.SOLVER
     reference = solver.REFERENCE_WORLD_SIZE
     share = solver.IMS_PER_BATCH // (reference or processes)
-    if reference not in (0, processes):  # batch and all are scaled from it
+    if reference not in (0, processes):  # the batch and other settings are scaled from it
         if solver.IMS_PER_BATCH % reference:
             raise ConfigError(
                 f"SOLVER.REFERENCE_WORLD_SIZE {reference} must divide SOLVER.IMS_PER_BATCH "
@@ -57,16 +57,16 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
 
 
 def number_of_classes(cfg: CfgNode) -> tuple[str, int]:
-    """The key that the detector's head takes its number of classes from, and the number.
+    """Return the key that sets the head's number of classes, and its value.
 
-    detectron2 has one for each kind of head, and reads the other's from nobody.
+    detectron2 has one key per kind of head and ignores the others.
     """
     head = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     return f"MODEL.{head}.NUM_CLASSES", cfg.MODEL[head].NUM_CLASSES
 
 
 def check_evaluation(cfg: CfgNode) -> None:
-    """Refuse to evaluate on nothing.
+    """Refuse to evaluate without data.
 
     Raises:
         ConfigError: names the key to set.
@@ -76,10 +76,10 @@ def check_evaluation(cfg: CfgNode) -> None:
 
 
 def default_to_final_weights(cfg: CfgNode) -> None:
-    """With an empty ``MODEL.WEIGHTS``, take the run's own ``OUTPUT_DIR/model_final.pth``.
+    """Set an empty ``MODEL.WEIGHTS`` to the run's own ``OUTPUT_DIR/model_final.pth``.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: that file does not exist.
     """
     if cfg.MODEL.WEIGHTS:
         return

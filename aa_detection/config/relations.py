@@ -1,4 +1,4 @@
-"""What configuration keys must be to each other, each by itself being what the table allows."""
+"""Checks of config keys against each other; the table constrains each key by itself."""
 
 from fvcore.common.config import CfgNode
 
@@ -10,7 +10,7 @@ from .memory import check_weights
 from .preflight import number_of_classes
 
 _BASIC_BLOCKS = {"RES2_OUT_CHANNELS": 64, "NUM_GROUPS": 1, "WIDTH_PER_GROUP": 64}
-_GROUPS = 32  # of every group norm, as in detectron2
+_GROUPS = 32  # in every group norm, as in detectron2
 
 
 def _classes(cfg: CfgNode) -> None:
@@ -94,7 +94,9 @@ def _last_rate(cfg: CfgNode) -> None:
 
 
 def check_average(cfg: CfgNode) -> None:
-    """Refuse statistics of the weights that an average of the weights is evaluated instead of.
+    """Refuse precise batch norm statistics together with an average of the weights.
+
+    The statistics would be those of the last weights, but the average is evaluated.
 
     Raises:
         ConfigError: names the keys.

@@ -1,4 +1,4 @@
-"""The one table of configuration keys and what their values may be, for both engines."""
+"""The one table of config keys and their constraints, for both engines."""
 
 from .attention_keys import ATTENTION_KEYS
 from .augmentation_keys import AUGMENTATION_KEYS
@@ -17,6 +17,6 @@ OWN_KEYS: tuple[Key, ...] = (
 
 
 def constraints() -> dict[str, Constraint]:
-    """The constraint of every key that has one, by the key's dotted name."""
+    """Return the constraints by dotted key."""
     theirs = {name: key.allowed for name, key in KEYS.items() if key.allowed is not None}
     return {**theirs, **{key.name: key.allowed for key in OWN_KEYS}}

@@ -1,4 +1,4 @@
-"""What a trainer does beside its steps: averaging, keeping the best, stopping early, logging."""
+"""Keys of the trainer: accumulation, averaging, best checkpoint, early stopping, logging."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,50 +20,49 @@ TRAINER_KEYS = (
         "SOLVER.GRAD_ACCUM_STEPS",
         1,
         whole(1, 65536),
-        "Parts of a batch that are trained on one after the other, so that it fits into memory; "
-        "`SOLVER.IMS_PER_BATCH` stays the images of an iteration, and an iteration a step of the "
-        "optimizer",
+        "Number of parts into which a batch is split to fit into memory; their gradients are "
+        "accumulated. An iteration is still one optimizer step on `SOLVER.IMS_PER_BATCH` images",
     ),
     Key(
         "SOLVER.EMA.DECAY",
         0.0,
         Number(0, 1, below=True),
-        "Of an exponential moving average of the weights, such as 0.999, which is evaluated and "
-        "saved in their place; 0 averages nothing",
+        "Decay of an exponential moving average of the weights, such as 0.999; the average is "
+        "evaluated and saved instead of the weights. 0 disables it",
     ),
     Key(
         "TEST.BEST_METRIC",
         "",
         Text(empty=True),
-        "A name in `metrics.json`, such as `bbox/AP`: whenever an evaluation finds it higher than "
-        "all before, the weights are saved as `model_best.pth`",
+        "A name in `metrics.json`, such as `bbox/AP`; whenever an evaluation raises it to a new "
+        "best, the weights are saved as `model_best.pth`",
     ),
     Key(
         "TEST.EARLY_STOPPING_PATIENCE",
         0,
         whole(0, 1_000_000, "evaluations"),
-        "Training ends when so many evaluations in a row have not raised `TEST.BEST_METRIC`; 0 "
-        "never ends it",
+        "End training after this many evaluations in a row without a new best "
+        "`TEST.BEST_METRIC`; 0 disables it",
     ),
     Key(
         "LOGGERS",
         [],
         ListOf(Choice(*LOGGERS)),
-        "Where metrics go beside `metrics.json` and TensorBoard; embedded engine only",
+        "Loggers in addition to `metrics.json` and TensorBoard; embedded engine only",
     ),
 )
 
 
 def add_trainer_keys(cfg: CfgNode) -> None:
-    """Add the keys with their defaults, which change nothing, to a config; once is enough."""
+    """Add the keys with their defaults, which change nothing, to a config; idempotent."""
     add_keys(cfg, TRAINER_KEYS)
 
 
 def check_best_metric(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> None:
-    """Refuse to train by a metric that no evaluation would give.
+    """Refuse a best metric that no evaluation reports.
 
     Args:
-        classes: names by test dataset; none where the dataset is not in COCO's format.
+        classes: class names by test dataset; empty if the dataset is not in COCO's format.
 
     Raises:
         ConfigError: names the key.
@@ -95,22 +94,23 @@ def check_best_metric(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> Non
 
 
 def _metric_names(cfg: CfgNode, classes: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """As both engines write them into ``metrics.json``."""
+    """Yield the names that both engines write into ``metrics.json``."""
     tasks = ["bbox", *(["segm"] if cfg.MODEL.MASK_ON else [])]
     tasks += ["keypoints"] if cfg.MODEL.get("KEYPOINT_ON", False) else []
     for dataset, names in classes.items():
         prefix = f"{dataset}/" if len(classes) > 1 else ""
         for task in tasks:
             yield from (f"{prefix}{task}/{metric}" for metric in _TASKS[task])
-            if len(names) > 1:  # of one class it is AP itself
+            if len(names) > 1:  # with one class it equals AP
                 yield from (f"{prefix}{task}/AP-{name}" for name in names)
 
 
 def check_averaging(cfg: CfgNode, averaged: bool) -> None:
-    """To be called before a run goes on from a checkpoint that has an average, or has none.
+    """Check, before a run resumes, that checkpoint and config agree on averaging.
 
     Raises:
-        ConfigError: ``SOLVER.EMA.DECAY`` asks for the other.
+        ConfigError: ``SOLVER.EMA.DECAY`` asks for an average that the checkpoint does not have, or
+            the other way round.
     """
     decay = cfg.SOLVER.EMA.DECAY
     if averaged != bool(decay):

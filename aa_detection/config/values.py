@@ -1,4 +1,4 @@
-"""Every value of a config against the table, before anything is made of it."""
+"""Check every value of a config against the table, before anything is built from it."""
 
 from fvcore.common.config import CfgNode
 
@@ -8,7 +8,7 @@ from .table import constraints
 
 
 def check_values(cfg: CfgNode) -> None:
-    """Refuse values that a run would trip over, train nonsense with, or find no memory for.
+    """Refuse values that would break a run, train nonsense or exceed all memory.
 
     Raises:
         ConfigError: names the key.

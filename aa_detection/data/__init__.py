@@ -1,6 +1,6 @@
-"""Datasets in COCO's format: names, checks, and a sample dataset drawn from a seed.
+"""Datasets in COCO's format: names, checks, and a sample dataset generated from a seed.
 
-The sample dataset is in :mod:`aa_detection.data.synthetic.sample`. Nothing below imports torch.
+The sample dataset is in :mod:`aa_detection.data.synthetic.sample`. Nothing here imports torch.
 """
 
 from .annotations import complete_annotations, index_annotations, open_coco

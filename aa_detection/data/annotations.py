@@ -1,4 +1,4 @@
-"""Annotation files: their JSON, and pycocotools' index over it."""
+"""Read annotation files: JSON, and pycocotools' index over it."""
 
 import contextlib
 import errno
@@ -17,10 +17,10 @@ from .catalog import CocoDataset, StrPath
 
 
 def load_json(path: StrPath) -> Any:
-    """The content of a JSON file.
+    """Return the content of a JSON file.
 
-    orjson takes a quarter of the standard library's time, but no NaN and no huge integers, and its
-    errors have no line numbers: what it refuses, the standard library has the last word on.
+    orjson takes a quarter of the standard library's time, but rejects NaN and huge integers, and
+    its errors have no line numbers. So what it rejects is parsed again by the standard library.
 
     Raises:
         OSError, ValueError, RecursionError: as ``json.loads``.
@@ -34,18 +34,18 @@ def load_json(path: StrPath) -> Any:
 
 
 def parse_json(text: bytes) -> Any:
-    """As :func:`load_json`."""
+    """Parse JSON as :func:`load_json` does."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        if "depth" in str(error):  # the standard library's parser recurses, on the stack
+        if "depth" in str(error):  # the standard library's parser recurses on the stack
             raise RecursionError("nested more than 1024 levels deep") from None
         return json.loads(text)
 
 
 @contextlib.contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """The collector would walk millions of new lists again and again, and find none to free."""
+    """Disable the collector, which would walk millions of new lists repeatedly and free nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -56,9 +56,9 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def complete_annotations(content: dict[str, Any]) -> dict[str, Any]:
-    """Fills in, in place, what COCO's evaluation needs and many tools do not write.
+    """Fill in, in place, fields that COCO's evaluation needs and many tools do not write.
 
-    An annotation without ``area`` gets its box's, one without ``iscrowd`` is none.
+    A missing ``area`` becomes the area of the box, a missing ``iscrowd`` becomes 0.
     """
     for annotation in content["annotations"]:
         if annotation.get("area") is None:
@@ -69,7 +69,7 @@ def complete_annotations(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def index_annotations(content: dict[str, Any]) -> COCO:
-    """pycocotools' index of an annotation file's content, without what pycocotools prints."""
+    """Return pycocotools' index of an annotation file's content, without its output."""
     coco = COCO()
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -78,5 +78,5 @@ def index_annotations(content: dict[str, Any]) -> COCO:
 
 
 def open_coco(dataset: CocoDataset) -> COCO:
-    """The index of a dataset, completed."""
+    """Return the index of a dataset with missing fields filled in."""
     return index_annotations(complete_annotations(load_json(dataset.annotation_file)))

@@ -1,4 +1,4 @@
-"""Boxes and areas of annotations."""
+"""Checks of the boxes and areas of annotations."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ _CORNERS_FROM = 10  # boxes: fewer may all look like corners by chance
 def check_boxes(
     report: DatasetReport, annotations: list[Record], sizes: Mapping[int, tuple[float, float]]
 ) -> None:
-    """Boxes as [x, y, width, height] in pixels of their image.
+    """Check that boxes are [x, y, width, height] in pixels of their image.
 
     Args:
-        sizes: width and height by image id; NaN where they are none.
+        sizes: width and height by image id; NaN if unusable.
     """
     path = report.dataset.annotation_file
     wrong = _not_boxes([annotation["bbox"] for annotation in annotations])
@@ -53,7 +53,7 @@ def check_boxes(
             "of the image",
         )
         return
-    over = np.maximum(-start, end - canvas).max(axis=1)  # pixels; NaN where the size is none
+    over = np.maximum(-start, end - canvas).max(axis=1)  # pixels; NaN if the size is unusable
     corners = (extent > start).all() and (extent <= canvas + 1).all()
     if corners and len(boxes) >= _CORNERS_FROM and (over > 1).any():
         i = int(np.argmax(over > 1))
@@ -90,11 +90,11 @@ def check_boxes(
 
 
 def check_areas(report: DatasetReport, annotations: list[Record]) -> None:
-    """Areas as finite numbers; boxes make up for those that are missing."""
+    """Check that areas are finite numbers; a missing area is computed from the box."""
     areas = [annotation.get("area") or 0 for annotation in annotations]
     try:
         numbers = np.array(areas, np.float64)
-    except OverflowError:  # an integer beyond floating point
+    except OverflowError:  # an integer beyond the range of floats
         numbers = np.array([area if is_finite(area) else math.inf for area in areas])
     wrong = ~(np.isfinite(numbers) & (numbers >= 0))
     report.note(
@@ -108,7 +108,7 @@ def check_areas(report: DatasetReport, annotations: list[Record]) -> None:
 
 
 def is_finite(number: float) -> bool:
-    """False for an integer beyond floating point too."""
+    """Return whether `number` is finite; False for an integer beyond the range of floats."""
     try:
         return math.isfinite(number)
     except OverflowError:
@@ -116,12 +116,12 @@ def is_finite(number: float) -> bool:
 
 
 def _not_boxes(boxes: list[list[Any]]) -> list[int]:
-    """Positions of what is not four finite numbers with a size of at least 0."""
+    """Return positions of boxes that are not four finite numbers with non-negative sizes."""
     quick = set(map(len, boxes)) <= {4} and set(map(type, chain.from_iterable(boxes))) <= NUMBER
     if quick:
         try:
             numbers = _numbers(boxes, 4)
-        except OverflowError:  # an integer beyond floating point
+        except OverflowError:  # an integer beyond the range of floats
             quick = False
     if quick:
         sound = np.isfinite(numbers).all(axis=1) & (numbers[:, 2:] >= 0).all(axis=1)

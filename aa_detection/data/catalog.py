@@ -1,8 +1,7 @@
-"""Dataset names: which annotation file and which folder of images a name stands for.
+"""Dataset names, which stand for an annotation file and an image folder.
 
-Names of datasets that users register live for the length of the process. The built-in names follow
-detectron2's folder layout and are resolved when they are asked for, so that `$DETECTRON2_DATASETS`
-may still change after the import.
+Names that users register live as long as the process. The built-in names follow detectron2's folder
+layout and are resolved on use, so that `$DETECTRON2_DATASETS` may still change after the import.
 """
 
 import difflib
@@ -16,7 +15,7 @@ StrPath = str | os.PathLike[str]
 
 
 class DatasetError(ValueError):
-    """A dataset cannot be used as it is. One line: what, where, and what was expected."""
+    """A dataset that cannot be used as it is. One line: what, where, and what was expected."""
 
     def __init__(self, message: str) -> None:
         super().__init__(on_one_line(message))  # a file's name may hold line ends
@@ -24,7 +23,7 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class CocoDataset:
-    """A detection dataset in COCO's format, `file_name`s relative to `image_root`."""
+    """A detection dataset in COCO's format; `file_name`s are relative to `image_root`."""
 
     name: str
     annotation_file: Path
@@ -52,18 +51,18 @@ _registered: dict[str, CocoDataset] = {}
 
 
 def dataset_root() -> Path:
-    """Folder of the built-in datasets: `$DETECTRON2_DATASETS`, else `datasets` where one stands."""
+    """Return the root of the built-in datasets: `$DETECTRON2_DATASETS`, by default `datasets`."""
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets").expanduser()
 
 
 def register_coco_dataset(name: str, annotation_file: StrPath, image_root: StrPath) -> CocoDataset:
-    """Makes `name` stand for an annotation file and a folder of images.
+    """Register `name` for an annotation file and an image folder.
 
-    Nothing is read: :func:`aa_detection.data.check_dataset` does that. Registering the same
-    paths again changes nothing.
+    Nothing is read; :func:`aa_detection.data.check_dataset` does that. Registering the same paths
+    again changes nothing.
 
     Raises:
-        DatasetError: the name already stands for other paths.
+        DatasetError: the name is already registered for other paths.
     """
     dataset = CocoDataset(name, Path(annotation_file).expanduser(), Path(image_root).expanduser())
     known = _find(name)
@@ -79,10 +78,10 @@ def register_coco_dataset(name: str, annotation_file: StrPath, image_root: StrPa
 
 
 def get_coco_dataset(name: str) -> CocoDataset:
-    """The dataset of that name, registered or built in. Its files need not exist.
+    """Return the dataset of that name, registered or built in. Its files need not exist.
 
     Raises:
-        DatasetError: no dataset has that name; the message has the nearest one that exists.
+        DatasetError: no dataset has that name; the message suggests the most similar one.
     """
     dataset = _find(name)
     if dataset is None:

@@ -1,11 +1,11 @@
-"""Whether datasets can be trained on and evaluated, found out before anything starts.
+"""Check, before a run starts, that datasets can be used for training and evaluation.
 
-All findings are collected. What makes training impossible or wrong is an error; what COCO's own
-files contain and training copes with (crowds, boxes of size zero or over the border, images without
-objects) is a warning.
+All findings are collected. Whatever makes training impossible or wrong is an error. Whatever COCO's
+own files contain and training tolerates (crowds, boxes of size zero or over the border, images
+without objects) is a warning.
 
-Columns of the file are looked at as a whole, and records one by one only where a column has
-something wrong, so that a check costs little beside reading the JSON.
+Each column of the file is checked as a whole, and records are checked one by one only if a column
+has a fault, so that a check costs little compared with reading the JSON.
 """
 
 import math
@@ -34,12 +34,12 @@ def check_datasets(
     masks: bool = False,
     images: ImageCheck = "headers",
 ) -> list[DatasetReport]:
-    """Checks every dataset of a run, and that all have the categories of the first.
+    """Check every dataset of a run, and that all have the categories of the first.
 
     Args:
         num_classes: the config key of the head's number of classes, and its value.
-        masks: a mask head is to be trained.
-        images: only look for the files, read their headers (format and size), or decode them.
+        masks: whether a mask head will be trained.
+        images: "names" only looks for the files, "headers" reads format and size, "pixels" decodes.
     """
     reports: list[DatasetReport] = []
     for dataset in dict.fromkeys((*train, *test)):
@@ -64,13 +64,13 @@ def check_dataset(
     masks: bool = False,
     images: ImageCheck = "headers",
 ) -> DatasetReport:
-    """All that is wrong with a dataset. Arguments as :func:`check_datasets`'s."""
+    """Return all faults of a dataset. Arguments as in :func:`check_datasets`."""
     report = DatasetReport(dataset)
     check = _Check(report)
     start = time.perf_counter()
     with no_garbage_collection():
         try:
-            # the content has no name here: what is freed in time the collector has not to walk
+            # the content is not bound to a name, so it is freed before the collector runs again
             listed = check.content(read_lists(dataset.annotation_file), num_classes, train, masks)
             present = find_images(report, listed)
         except DatasetError as error:
@@ -84,7 +84,7 @@ def check_dataset(
 
 
 def read_coco_annotations(path: Path) -> dict[str, list[Any]]:
-    """The content of an annotation file, completed; no image is looked for.
+    """Return the content of an annotation file, completed, without looking for images.
 
     Raises:
         DatasetError: the first error, and how many more there are.
@@ -98,12 +98,12 @@ def read_coco_annotations(path: Path) -> dict[str, list[Any]]:
 
 
 class _Check:
-    """Looks at one dataset and puts what it finds into its report."""
+    """Checks one dataset and adds the findings to its report."""
 
     def __init__(self, report: DatasetReport) -> None:
         self.report = report
         self.path = report.dataset.annotation_file
-        self.ids: dict[str, set[int]] = {}  # by list, of unsound records too
+        self.ids: dict[str, set[int]] = {}  # by list, including those of unsound records
         self.sizes: dict[int, tuple[float, float]] = {}  # width, height by image id; NaN if no size
 
     def content(
@@ -113,7 +113,7 @@ class _Check:
         train: bool,
         masks: bool,
     ) -> list[Record]:
-        """Everything that the annotation file alone can tell; returns the sound image records."""
+        """Check everything that needs only the annotation file; return the sound image records."""
         sound = {}
         for key in FIELDS:
             sound[key], self.ids[key] = sound_records(self.report, content[key], key)
@@ -131,7 +131,7 @@ class _Check:
         return [image for image in images if _is_name(image["file_name"])]
 
     def names(self, records: list[Record], key: str, field: str) -> None:
-        """Names are written into tables, logs and files of lines."""
+        """Check that names are single lines: they go into tables, logs and line-based files."""
         wrong = [record for record in records if not _is_name(record[field])]
         if wrong:
             first = wrong[0]
@@ -249,7 +249,7 @@ class _Check:
             )
 
     def masks(self, annotations: list[Record]) -> None:
-        """A mask head is trained on every object's segmentation."""
+        """Check that every object has a segmentation, on which a mask head is trained."""
         self.report.note(
             "annotations: no segmentation",
             annotations,

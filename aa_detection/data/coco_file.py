@@ -1,4 +1,4 @@
-"""COCO's format: the lists of an annotation file, and what each record must hold."""
+"""COCO's format: the lists of an annotation file and the fields of each record."""
 
 import json
 from collections import Counter
@@ -9,23 +9,23 @@ from .annotations import load_json
 from .catalog import DatasetError
 from .report import DatasetReport, Record
 
-# What training and COCO's evaluation read of each record, by the list that it stands in. The types
-# are compared exactly: JSON's true is no id, though Python counts bool among the integers.
+# The fields that training and COCO's evaluation read from each record, by list. Types are compared
+# exactly: JSON's true is not an id, although Python's bool is a subclass of int.
 NUMBER = {int, float}
 FIELDS: dict[str, dict[str, set[type]]] = {
     "images": {"id": {int}, "file_name": {str}, "height": NUMBER, "width": NUMBER},
     "categories": {"id": {int}, "name": {str}},
     "annotations": {"id": {int}, "image_id": {int}, "category_id": {int}, "bbox": {list}},
 }
-# None: may be missing, see open_coco
+# a missing field or None is filled in, see open_coco
 OPTIONAL: dict[str, set[type]] = {"area": NUMBER, "iscrowd": {int, bool}}
 
 
 def read_lists(path: Path) -> dict[str, list[Any]]:
-    """The content of an annotation file, its lists being lists.
+    """Return the content of an annotation file, after checking that its lists are lists.
 
     Raises:
-        DatasetError: it cannot be read, or is not in COCO's format.
+        DatasetError: the file cannot be read, or is not in COCO's format.
     """
     try:
         content = load_json(path)
@@ -60,10 +60,10 @@ def read_lists(path: Path) -> dict[str, list[Any]]:
 def sound_records(
     report: DatasetReport, records: list[Any], key: str
 ) -> tuple[list[Record], set[int]]:
-    """The records of a list that have every field of the type expected; the rest is reported.
+    """Return a list's records whose fields have the expected types, and report the others.
 
     Returns:
-        The records, and the ids of the others too.
+        The sound records, and the ids of all records.
     """
     path = report.dataset.annotation_file
     required = FIELDS[key]
@@ -106,7 +106,7 @@ def sound_records(
     known_ids = set(ids)
     if len(known_ids) < len(ids):
         repeated = [each for each, count in Counter(ids).items() if count > 1]
-        # detectron2 allows this by the same name: COCO's minival2014 files have a few
+        # detectron2 makes the same exception by name: COCO's minival2014 files have a few
         known = key == "annotations" and "minival" in str(path)
         report.add(
             f"{key}: id used more than once",

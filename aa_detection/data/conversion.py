@@ -1,8 +1,8 @@
-"""Pascal VOC and YOLO folders into COCO annotation files, read by supervision.
+"""Convert Pascal VOC and YOLO folders to COCO annotation files, using supervision.
 
-supervision rather than a parser of our own or globox: it takes VOC's corners as the 1-based,
-inclusive pixels that they are, parses XML by defusedxml and YOLO's names by YAML's safe loader, and
-takes sizes from the images. It is an optional dependency (``aa_detection[convert]``).
+supervision was preferred to our own parser and to globox: it treats VOC's corners as 1-based,
+inclusive pixels, parses XML with defusedxml and YOLO's names with YAML's safe loader, and takes
+sizes from the images. It is an optional dependency (``aa_detection[convert]``).
 """
 
 import os
@@ -26,12 +26,12 @@ def convert_voc(
     image_set: Path | None = None,
     classes: Sequence[str] = (),
 ) -> DatasetReport:
-    """Pascal VOC: an XML file an image, of the same name. Objects marked difficult are objects.
+    """Convert Pascal VOC: one XML file per image, of the same name. Difficult objects are kept.
 
     Args:
-        image_set: a text file that lists the images to take, as ``ImageSets/Main/train.txt`` does.
-        classes: in the order of their category ids; default: those that occur in `annotations`, by
-            the alphabet.
+        image_set: a text file that lists the images to convert, such as
+            ``ImageSets/Main/train.txt``.
+        classes: in the order of their category ids; default: those in `annotations`, sorted.
 
     Raises:
         DatasetError: as :func:`convert_yolo`.
@@ -42,7 +42,7 @@ def convert_voc(
         dataset = supervision.DetectionDataset.from_pascal_voc(
             os.fspath(images), os.fspath(annotations)
         )
-    except Exception as error:  # of its XML parser, or its own, neither of which names the file
+    except Exception as error:  # the XML parser's or supervision's; neither names the file
         raise DatasetError(_broken_xml(annotations) or _line(error, images)) from error
     names = list(classes) or sorted(dataset.classes)
     unknown = sorted(set(dataset.classes) - set(names))
@@ -64,16 +64,16 @@ def convert_voc(
 
 
 def convert_yolo(images: Path, annotations: Path, names: Path, output: Path) -> DatasetReport:
-    """YOLO: a text file an image, of the same name; an image without one has no objects.
+    """Convert YOLO: one text file per image, of the same name; without one it has no objects.
 
     Args:
         names: the YAML file with the classes' ``names``.
 
     Returns:
-        What the checks say of the written file: no errors.
+        The report of the checks on the written file, without errors.
 
     Raises:
-        DatasetError: what is wrong, and in which file; `output` is then as it was.
+        DatasetError: names the fault and the file; `output` is then unchanged.
     """
     supervision = _supervision()
     _require_folders(images, annotations)
@@ -81,7 +81,7 @@ def convert_yolo(images: Path, annotations: Path, names: Path, output: Path) -> 
         dataset = supervision.DetectionDataset.from_yolo(
             os.fspath(images), os.fspath(annotations), os.fspath(names)
         )
-    except Exception as error:  # its own, Pillow's or YAML's
+    except Exception as error:  # supervision's, Pillow's or YAML's
         raise DatasetError(_line(error, annotations, names, images)) from error
     return _write(dataset.classes, sorted(dataset.image_paths), dataset.annotations, images, output)
 
@@ -103,7 +103,7 @@ def _require_folders(*folders: Path) -> None:
 
 
 def _line(error: Exception, *places: Path) -> str:
-    """One line that names one of the places."""
+    """Turn an error into one line that names one of the places."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     problem = " ".join(str(error).split())
@@ -120,7 +120,7 @@ def _listed(image_set: Path) -> set[str]:
 
 
 def _broken_xml(annotations: Path) -> str | None:
-    """A line on the first file that supervision cannot read."""
+    """Return a line on the first file that supervision cannot read."""
     from defusedxml.ElementTree import parse
     from supervision.dataset.formats.pascal_voc import detections_from_xml_obj
 

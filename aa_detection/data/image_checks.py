@@ -1,4 +1,4 @@
-"""The image files of a dataset: whether they are there, and what is in them."""
+"""Check that a dataset's image files exist and can be read."""
 
 import math
 import os
@@ -10,7 +10,7 @@ from .report import DatasetReport, Record
 
 
 def find_images(report: DatasetReport, images: list[Record]) -> list[Record]:
-    """The images whose file is there."""
+    """Return the images whose file exists, and report the others."""
     root = report.dataset.image_root
     if not root.is_dir():
         report.add(
@@ -19,7 +19,7 @@ def find_images(report: DatasetReport, images: list[Record]) -> list[Record]:
         )
         return []
     images = _in_folder(report, images)
-    listings: dict[str, set[str]] = {}  # one listing a folder: a stat an image is slow on NFS
+    listings: dict[str, set[str]] = {}  # list each folder once: one stat per image is slow on NFS
     present: list[Record] = []
     missing: list[Record] = []
     for image in images:
@@ -38,7 +38,7 @@ def find_images(report: DatasetReport, images: list[Record]) -> list[Record]:
 
 
 def _in_folder(report: DatasetReport, images: list[Record]) -> list[Record]:
-    """Those that name a file in the folder; the others are reported."""
+    """Return the images whose file is inside the folder, and report the others."""
     inside: list[Record] = []
     outside: list[tuple[Record, str]] = []
     for image in images:
@@ -63,11 +63,11 @@ def open_images(
     *,
     decode: bool,
 ) -> None:
-    """Each file, whether Pillow reads it and it has the size that the annotations state.
+    """Check that Pillow can read each file and that it has the size in the annotations.
 
     Args:
-        sizes: width and height by image id; NaN where they are none.
-        decode: the pixels too, not only the header.
+        sizes: width and height by image id; NaN if unusable.
+        decode: decode the pixels too, not only the header.
     """
     root = os.fspath(report.dataset.image_root)
 
@@ -80,7 +80,7 @@ def open_images(
         return None
 
     images = [image for image in images if not math.isnan(sizes[image["id"]][0])]
-    # a file server answers several requests at once, and Pillow decodes without Python's lock
+    # a file server answers requests in parallel, and Pillow decodes without the GIL
     with ThreadPoolExecutor(max_workers=2 * (os.cpu_count() or 1)) as pool:
         faults = list(pool.map(fault, images))
     wrong = [i for i, line in enumerate(faults) if line]

@@ -1,8 +1,8 @@
-"""One way to read an image file, so that both engines and the checks see the same pixels.
+"""The only image reader, so that both engines and the checks see the same pixels.
 
-Pillow reads; three things are settled here that it leaves open. EXIF orientation is applied. 16-bit
-greys keep their upper eight bits, as OpenCV reads them: Pillow's own conversion to RGB saturates,
-which makes such an image white. And whatever is wrong with a file is one line that names it.
+Pillow reads the files; this module decides three things that Pillow leaves open. EXIF orientation
+is applied. 16-bit greys keep their upper eight bits, as in OpenCV: Pillow's own conversion to RGB
+saturates, which turns such an image white. Any fault of a file is one line that names it.
 """
 
 import os
@@ -24,8 +24,8 @@ _QUARTER_TURNS = (5, 6, 7, 8)
 class ImageError(DatasetError):
     """An image file that cannot be used.
 
-    A dataloader raises a worker's exception anew with the worker's traceback, which ends in the
-    line that the exception was made with, for its message: that line is kept.
+    A dataloader re-raises a worker's exception with the worker's traceback as its message. The
+    traceback ends with the original line, and only that line is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -34,11 +34,11 @@ class ImageError(DatasetError):
 
 
 def image_file(root: StrPath, file_name: str, image_id: object = None) -> Path:
-    """An image's file below the folder of a dataset's images.
+    """Return the path of an image below a dataset's image folder.
 
     Raises:
-        ImageError: `file_name` is absolute or leaves the folder by "..", and would have any file of
-            the machine read.
+        ImageError: `file_name` is absolute or leaves the folder by "..", and could name any file of
+            the machine.
     """
     path = os.path.normpath(file_name)
     if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
@@ -50,7 +50,7 @@ def image_file(root: StrPath, file_name: str, image_id: object = None) -> Path:
 
 
 def is_stream(path: StrPath) -> bool:
-    """Whether it is a pipe, a socket or a device, which may be read from without end."""
+    """Return whether the path is a pipe, a socket or a device, where reading may never end."""
     mode = os.stat(path).st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
@@ -58,29 +58,29 @@ def is_stream(path: StrPath) -> bool:
 def read_image(
     path: StrPath, image_id: object = None, size: tuple[float, float] | None = None
 ) -> Image.Image:
-    """The image, upright, RGB, eight bits a channel.
+    """Read an image, upright, RGB, eight bits per channel.
 
     Args:
         image_id: named in errors.
-        size: width and height that the annotations state; None: any.
+        size: width and height in the annotations; None accepts any.
 
     Raises:
-        ImageError: the file cannot be read or is of another size.
+        ImageError: the file cannot be read or has another size.
     """
     with _open(path, image_id) as file:
         as_stored = file.size
         _check_mode(file)
-        ImageOps.exif_transpose(file, in_place=True)  # a large image's copy takes a gigabyte
+        ImageOps.exif_transpose(file, in_place=True)  # a copy of a large image takes a gigabyte
         image = _rgb(file)
     _check_size(path, image_id, as_stored, image.size, size)
     return image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image of Pillow's as :func:`read_image` returns it.
+    """Convert a Pillow image to the form that :func:`read_image` returns.
 
     Raises:
-        OSError: its pixels are of 32 bits.
+        OSError: its pixels have 32 bits.
     """
     _check_mode(image)
     return _rgb(ImageOps.exif_transpose(image))
@@ -96,15 +96,15 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def check_image_header(path: StrPath, image_id: object, size: tuple[float, float]) -> None:
-    """What :func:`read_image` would refuse, as far as the file's first bytes tell.
+    """Check as much of what :func:`read_image` would refuse as the file's header shows.
 
     Raises:
-        ImageError: as there.
+        ImageError: as :func:`read_image`.
     """
     with _open(path, image_id) as file:
         _check_mode(file)
         as_stored = found = file.size
-        # a PNG's getexif() decodes the whole image unless the chunk lies before the pixels
+        # getexif() of a PNG decodes the whole image unless the chunk precedes the pixels
         has_exif = file.format != "PNG" or "exif" in file.info
         if has_exif and file.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
             found = found[::-1]
@@ -120,13 +120,13 @@ def _open(path: StrPath, image_id: object) -> Iterator[Image.Image]:
                 raise OSError("it is a pipe or a device, expected a file")
             with Image.open(path) as file:
                 yield file
-    # Pillow's decoders raise a dozen kinds for broken files, SyntaxError and struct.error too
+    # on broken files Pillow's decoders raise a dozen kinds, even SyntaxError and struct.error
     except Exception as error:
         raise ImageError(f"{_named(path, image_id)} cannot be read: {_reason(error)}") from error
 
 
 def _check_mode(file: Image.Image) -> None:
-    # of 16-bit greys only Pillow's older versions make an "I", and of PNG alone
+    # for 16-bit greys, only older versions of Pillow use mode "I", and only for PNG
     if file.mode == "F" or (file.mode == "I" and file.format != "PNG"):
         raise OSError(f"its pixels are of mode {file.mode}, 32 bits each; convert it to 8 bits")
 

@@ -1,4 +1,4 @@
-"""What the checks of a dataset find, and what they make of it."""
+"""Findings of the checks of a dataset."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ import numpy as np
 
 from .catalog import CocoDataset, DatasetError
 
-Record = dict[str, Any]  # an image, a category or an annotation of COCO's
+Record = dict[str, Any]  # an image, category or annotation in COCO's format
 _SHOWN_IDS = 5
 
 
 @dataclass(frozen=True)
 class CocoSummary:
-    """What a dataset holds. The tuples on categories are in the order of their ids."""
+    """Contents of a dataset. The tuples are in the order of the category ids."""
 
     images: int
-    unannotated: int  # of the images, those without an annotation
+    unannotated: int  # images without an annotation
     annotations: int
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
@@ -36,8 +36,8 @@ class Finding:
 
     kind: str
     is_error: bool
-    first: str  # a line on the first, complete in itself
-    ids: tuple[Any, ...]  # of the first few records; () where it is about the whole file
+    first: str  # a self-contained line on the first case
+    ids: tuple[Any, ...]  # of the first few records; () if it concerns the whole file
     count: int = 1
 
     def __str__(self) -> str:
@@ -49,26 +49,26 @@ class Finding:
 
 @dataclass
 class DatasetReport:
-    """What the checks found in one dataset."""
+    """Findings of the checks in one dataset."""
 
     dataset: CocoDataset
     findings: list[Finding] = field(default_factory=list)
     summary: CocoSummary | None = None  # None: the file is not in COCO's format
-    seconds: float = 0.0  # without opening images
+    seconds: float = 0.0  # without the time to open images
     image_seconds: float = 0.0
 
     @property
     def errors(self) -> list[Finding]:
-        """What makes training impossible or wrong."""
+        """Return the findings that make training impossible or wrong."""
         return [finding for finding in self.findings if finding.is_error]
 
     @property
     def warnings(self) -> list[Finding]:
-        """What training copes with."""
+        """Return the findings that training tolerates."""
         return [finding for finding in self.findings if not finding.is_error]
 
     def add(self, kind: str, first: str, ids: Sequence[Any] = (), *, warning: bool = False) -> None:
-        """A finding, with the ids of all records that it is true of."""
+        """Add a finding, with the ids of all records that it concerns."""
         shown = tuple(ids[:_SHOWN_IDS])
         self.findings.append(Finding(kind, not warning, first, shown, max(1, len(ids))))
 
@@ -81,7 +81,7 @@ class DatasetReport:
         *,
         warning: bool = True,
     ) -> None:
-        """A finding on the annotations for which `wrong` is true, if any."""
+        """Add a finding on the annotations for which `wrong` is true, if there are any."""
         if np.any(wrong):
             ids = [each["id"] for each, is_wrong in zip(annotations, wrong) if is_wrong]
             first = f"{self.dataset.annotation_file}: annotation {ids[0]} {what}"
@@ -89,7 +89,7 @@ class DatasetReport:
 
 
 def require_usable(reports: Iterable[DatasetReport]) -> None:
-    """Refuses datasets with errors.
+    """Refuse datasets with errors.
 
     Raises:
         DatasetError: the first error, and how many more there are.

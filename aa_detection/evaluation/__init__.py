@@ -1,4 +1,4 @@
-"""Detections, and COCO metrics of them."""
+"""Detections and their COCO metrics."""
 
 from .coco_ap import coco_ap
 from .detections import Detections

@@ -1,4 +1,4 @@
-"""COCO's box metrics, by the names detectron2 gives them."""
+"""COCO's box metrics, under detectron2's names."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def coco_ap(coco: COCO, detections: list[dict[str, Any]]) -> dict[str, float]:
-    """Average precision of detections, in percent.
+    """Return the average precision of detections, in percent.
 
     Args:
         coco: the annotations.
@@ -25,7 +25,7 @@ def coco_ap(coco: COCO, detections: list[dict[str, Any]]) -> dict[str, float]:
         AP, AP50, AP75, APs, APm, APl and ``AP-<class name>``; NaN where nothing is annotated.
     """
     with contextlib.redirect_stdout(io.StringIO()):
-        # loadRes refuses an empty list
+        # loadRes rejects an empty list
         found = coco.loadRes(detections) if detections else _without_annotations(coco)
         evaluation = COCOeval(coco, found, "bbox")
         evaluation.evaluate()

@@ -1,4 +1,4 @@
-"""What a detector found in a picture."""
+"""Detections in one image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one picture, best first.
+    """Objects found in one image, highest score first.
 
     Attributes:
-        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the picture as it was given.
+        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the original image.
         scores: ``(N,)`` float32.
         classes: ``(N,)`` int64, from 0 in the order of the dataset's category ids.
     """
@@ -24,7 +24,7 @@ class Detections:
 
     @classmethod
     def of(cls, boxes: Tensor, scores: Tensor, classes: Tensor) -> "Detections":
-        """From a network's output on any device, without what has no width or no height."""
+        """Build from a network's output on any device, dropping boxes without width or height."""
         boxes = boxes.float().cpu()
         real = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         fields = boxes, scores.float().cpu(), classes.long().cpu()
@@ -34,16 +34,16 @@ class Detections:
         return len(self.boxes)
 
     def above(self, score_threshold: float) -> "Detections":
-        """Those of at least that score."""
+        """Return the detections with at least that score."""
         keep = self.scores >= score_threshold
         return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
 
     def centres(self) -> list[tuple[float, float]]:
-        """``(x, y)`` of each box."""
+        """Return the ``(x, y)`` of each box's centre."""
         return [tuple(centre) for centre in ((self.boxes[:, :2] + self.boxes[:, 2:]) / 2).tolist()]
 
     def to_coco(self, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-        """COCO's result format: boxes as x, y, width, height.
+        """Convert to COCO's result format, with boxes as x, y, width, height.
 
         Args:
             category_ids: the dataset's, in order.

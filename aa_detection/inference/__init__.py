@@ -1,4 +1,4 @@
-"""Pictures and videos in, detections out."""
+"""Run detectors on images and videos."""
 
 from .detector import BaseDetector, look
 from .found import PictureDetections

@@ -1,4 +1,4 @@
-"""What a detector's class numbers stand for."""
+"""Names of a detector's classes."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from ..data import DatasetError, get_coco_dataset
 def find_categories(
     cfg: CfgNode, class_names: str | None = None, checkpoint: Checkpoint | None = None
 ) -> dict[int, str]:
-    """COCO's category ids and names of a detector's classes, in the order of the classes.
+    """Return COCO category ids and names of a detector's classes, in the order of the classes.
 
-    They are those of `class_names`; else those that the checkpoint carries; else of the datasets
-    that the config names, the test datasets first, where the annotation file is there and has as
-    many categories as the detector; else COCO's own for one of COCO's datasets. Without any of
-    these they are numbers.
+    The first of these sources that applies is used: `class_names`; the checkpoint; a dataset that
+    the config names, test datasets first, whose annotation file exists and has as many categories
+    as the detector; COCO's own names if the dataset is one of COCO's. Otherwise the names are
+    numbers.
 
     Args:
-        class_names: a text file of a name a line, or a COCO annotation file.
-        checkpoint: that the detector's weights come from.
+        class_names: a text file with one name per line, or a COCO annotation file.
+        checkpoint: the source of the detector's weights.
 
     Raises:
         ConfigError, DatasetError: `class_names` cannot be read or has another number of names.
@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[int, str]:
 
 
 def _of_annotations(path: Path) -> dict[int, str]:
-    """Of its categories alone: of detections nothing else of the file matters."""
+    """Read only the categories: class names need nothing else of the file."""
     try:
         categories = orjson.loads(path.read_bytes())["categories"]
         return dict(sorted((int(category["id"]), str(category["name"])) for category in categories))
@@ -77,6 +77,6 @@ def _of_annotations(path: Path) -> dict[int, str]:
 def _coco() -> dict[int, str]:
     from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
-    # by category id, with "N/A" at the ids that COCO never gave out
+    # by category id, with "N/A" for ids that COCO does not use
     names = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return {i: name for i, name in enumerate(names) if i and name != "N/A"}

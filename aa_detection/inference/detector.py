@@ -1,4 +1,4 @@
-"""A detector as a function from pictures to detections."""
+"""Detectors as functions from images to detections."""
 
 import functools
 from abc import ABC, abstractmethod
@@ -15,12 +15,12 @@ from ..visualization.attention_maps import PictureAttention, record_attention
 from .found import PictureDetections
 from .pictures import Picture, to_bgr
 
-# the parts of both engines' detectors that compute features, not boxes
+# parts of both engines' detectors that compute features rather than boxes
 _NETWORKS = ("backbone", "head", "proposal_generator.rpn_head", "roi_heads.box_head")
 
 
 def _run_in_bfloat16(module: nn.Module) -> None:
-    """Under autocast from now on, with outputs in float32."""
+    """Make the module's forward run under autocast with float32 outputs."""
     forward = module.forward
 
     @functools.wraps(forward)
@@ -41,21 +41,20 @@ def _float32(output: Any) -> Any:
 
 
 class BaseDetector(ABC):
-    """A trained network with the preprocessing of its evaluation.
+    """A trained network with the preprocessing used in its evaluation.
 
-    ``detector(images)`` takes pictures as OpenCV has them, a list of ``(H, W, 3)`` uint8 in the
-    order BGR and of any sizes, and returns their :class:`Detections` in order. Pictures that the
-    preprocessing makes the same size run as one batch, others apart: what is found in a picture
-    does not depend on the padding that its neighbours would bring. :meth:`predict` takes whatever
-    people have pictures in.
+    ``detector(images)`` takes a list of images as OpenCV reads them, ``(H, W, 3)`` uint8 in BGR
+    order and of any sizes, and returns their :class:`Detections` in order. Images that have the
+    same size after preprocessing run as one batch, the others separately, so detections do not
+    depend on padding caused by other images. :meth:`predict` accepts more types of image.
 
     Args:
         model: the network, in evaluation mode.
-        categories: names by category id, in the order of the classes; a run that evaluates itself
-            asks for none.
-        bfloat16: run the convolutions of `model`, which is changed, in bfloat16 where autocast
-            does. Scores, boxes and their suppression stay in float32, whose pixels bfloat16 cannot
-            tell apart above 256.
+        categories: names by category id, in the order of the classes; not needed for the evaluation
+            inside a training run.
+        bfloat16: run the convolutions of `model` in bfloat16 where autocast does; this changes
+            `model`. Scores, boxes and non-maximum suppression stay in float32, because bfloat16
+            cannot distinguish neighbouring pixel coordinates above 256.
     """
 
     def __init__(
@@ -73,10 +72,10 @@ class BaseDetector(ABC):
                     _run_in_bfloat16(module)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """See the class.
+        """Detect objects; see the class.
 
         Raises:
-            ValueError: something that is no such picture.
+            ValueError: an image has another type or shape.
         """
         alike = defaultdict(list)
         for i, image in enumerate(images):
@@ -119,21 +118,21 @@ class BaseDetector(ABC):
         score_threshold: float = 0.5,
         batch_size: int = 4,
     ) -> PictureDetections | list[PictureDetections]:
-        """What is in a picture, or in each of a list of them.
+        """Detect objects in an image, or in each image of a list.
 
         Args:
-            images: the path of an image file, an image of Pillow's, an array ``(H, W, 3)`` uint8 in
-                the order RGB; or a list of these, of any sizes.
-            bgr: arrays are in the order BGR, as OpenCV reads them.
-            score_threshold: detections of a lower score are left out.
-            batch_size: pictures that are read and go through the network together.
+            images: the path of an image file, a Pillow image, or an array ``(H, W, 3)`` uint8 in
+                RGB order; or a list of these, of any sizes.
+            bgr: arrays are in BGR order, as OpenCV reads them.
+            score_threshold: drop detections with a lower score.
+            batch_size: number of images that are read and run together.
 
         Returns:
-            The detections in the one picture, or a list as long as `images`.
+            The detections in the one image, or a list as long as `images`.
 
         Raises:
-            DatasetError: a file that is no image.
-            ValueError: something else that is none, or a value out of range.
+            DatasetError: a file is not an image.
+            ValueError: another argument is not an image, or a value is out of range.
         """
         if not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must be from 0 to 1, got {score_threshold}")
@@ -156,19 +155,19 @@ class BaseDetector(ABC):
     def attention(
         self, image: Picture, points: Sequence[tuple[float, float]], *, bgr: bool = False
     ) -> dict[str, Tensor]:
-        """What every attention head looks at from points of a picture.
+        """Return the attention weights of every head from points of an image.
 
         Args:
             image, bgr: as for :meth:`predict`.
-            points: ``(x, y)`` in pixels of the picture.
+            points: ``(x, y)`` in pixels of the image.
 
         Returns:
-            By the layers' names, in the order in which they ran, ``(heads, points, H, W)``: weights
-            on the layer's own grid over the picture, whose sum is 1.
+            ``(heads, points, H, W)`` by layer name, in the order of execution: weights that sum to
+            1 on the layer's own grid over the image.
 
         Raises:
-            NoAttentionError: the network has none.
-            DatasetError, ValueError: no image, or a point outside of it.
+            NoAttentionError: the network has no attention.
+            DatasetError, ValueError: not an image, or a point outside it.
         """
         _, attention = look(self, to_bgr(image, bgr=bgr))
         names = [layer.name for layer in attention.layers]
@@ -176,21 +175,21 @@ class BaseDetector(ABC):
 
     @abstractmethod
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns to which a picture of that size is resized."""
+        """Return the rows and columns to which an image of that size is resized."""
 
     @abstractmethod
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
-        """On pictures of one :meth:`input_size`."""
+        """Detect objects in images of the same :meth:`input_size`."""
 
 
 def look(detector: BaseDetector, image: np.ndarray) -> tuple[Detections, PictureAttention]:
-    """What a detector finds in a picture, and its attention while it does.
+    """Return a detector's detections in an image and its attention in the same forward pass.
 
     Args:
         image: ``(H, W, 3)`` uint8, BGR.
 
     Raises:
-        NoAttentionError: the network has none.
+        NoAttentionError: the network has no attention.
     """
     size = image.shape[:2]
     with record_attention(detector.model) as record:

@@ -1,4 +1,4 @@
-"""What was found in a picture, with names, and in the forms that others take."""
+"""Detections with class names, and their conversion to other formats."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 class PictureDetections:
-    """The objects found in one picture, best first.
+    """Objects found in one image, highest score first.
 
     Args:
         detections: by class number.
         categories: names by category id, in the order of the classes.
-        picture: that they were found in; read again by :meth:`draw`.
-        bgr: an array's order.
+        picture: the image they were found in; :meth:`draw` reads it again.
+        bgr: whether an array is in BGR order.
 
     Attributes:
-        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the picture.
+        boxes: ``(N, 4)`` float32, x1, y1, x2, y2 in pixels of the image.
         scores: ``(N,)`` float32.
         class_ids: ``(N,)`` int64, from 0 in the order of the dataset's category ids.
         class_names: N names.
@@ -56,20 +56,20 @@ class PictureDetections:
         return f"<{len(self)} detections: {', '.join(found)}>" if len(self) else "<no detections>"
 
     def draw(self) -> Image.Image:
-        """A copy of the picture with boxes, names and scores.
+        """Return a copy of the image with boxes, names and scores.
 
         Raises:
-            DatasetError: the picture's file has gone since.
+            DatasetError: the image file no longer exists.
         """
         pixels = to_bgr(self._picture, bgr=self._bgr)
         return Image.fromarray(annotate(pixels, self.to_coco(), self.categories)[:, :, ::-1])
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
-        """COCO's result format: boxes as x, y, width, height, with the dataset's category ids."""
+        """Convert to COCO's result format: boxes as x, y, width, height; dataset category ids."""
         return self._detections.to_coco(image_id, list(self.categories))
 
     def to_supervision(self) -> "supervision.Detections":
-        """As supervision has detections, with their names.
+        """Convert to supervision's detections, with names.
 
         Raises:
             ImportError: supervision is not installed.

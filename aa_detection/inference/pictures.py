@@ -1,4 +1,4 @@
-"""Whatever people have a picture in, as the detectors take it."""
+"""Convert the accepted types of image to the detectors' input."""
 
 import os
 from typing import TypeAlias
@@ -12,16 +12,16 @@ Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
 def to_bgr(picture: Picture, *, bgr: bool = False) -> np.ndarray:
-    """``(H, W, 3)`` uint8 in the order BGR.
+    """Convert an image to ``(H, W, 3)`` uint8 in BGR order.
 
     Args:
-        picture: the path of an image file, an image of Pillow's (EXIF orientation is applied to
-            both), or an array ``(H, W, 3)`` uint8.
-        bgr: the order of an array is BGR; default, RGB.
+        picture: the path of an image file, a Pillow image (EXIF orientation is applied to both), or
+            an array ``(H, W, 3)`` uint8.
+        bgr: an array is in BGR order; default RGB.
 
     Raises:
-        DatasetError: the file is no image.
-        ValueError: anything else that is none.
+        DatasetError: the file is not an image.
+        ValueError: any other argument is not an image.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
@@ -34,7 +34,7 @@ def to_bgr(picture: Picture, *, bgr: bool = False) -> np.ndarray:
     if isinstance(picture, Image.Image):
         try:
             image = upright_rgb(picture)
-        except OSError as error:  # Pillow decodes an opened file here
+        except OSError as error:  # Pillow decodes lazily, so an opened file may fail here
             raise ValueError(f"{picture!r}: {error}") from None
     elif isinstance(picture, (str, os.PathLike)):
         image = read_image(picture)

@@ -1,4 +1,4 @@
-"""Detections in images and videos: annotated copies, and a file in COCO's format."""
+"""Detect objects in images and videos; write annotated copies and a COCO file."""
 
 import json
 import os
@@ -25,15 +25,15 @@ T = TypeVar("T")
 
 @dataclass
 class Predictions:
-    """What was found: a dataset in COCO's format, whose annotations have scores.
+    """Detections as a dataset in COCO's format whose annotations have scores.
 
-    ``COCO(file)`` reads it, and its "annotations" are COCO's list of results. A video's frames are
+    ``COCO(file)`` reads it, and its "annotations" are a COCO result list. A video's frames are
     images with ``video_id`` and ``frame_id`` (from 0), as in COCO-VID.
 
     Attributes:
         categories: names by category id, in the order of the detector's classes.
-        skipped: sources that could not be read, a line each.
-        seconds: that detection took, without reading and drawing.
+        skipped: one line for each source that could not be read.
+        seconds: time spent on detection, without reading and drawing.
     """
 
     categories: Mapping[int, str]
@@ -46,7 +46,7 @@ class Predictions:
     def add(
         self, source: Source, frame: int, image: np.ndarray, detections: Detections
     ) -> list[dict[str, Any]]:
-        """One picture's detections, returned as COCO's results; frames come in order."""
+        """Add one image's detections and return them as COCO results. Frames must be in order."""
         height, width = image.shape[:2]
         record = {
             "id": len(self.images) + 1,
@@ -67,7 +67,7 @@ class Predictions:
         return results
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """The dataset as JSON; the file appears when it is complete."""
+        """Write the dataset as JSON; the file appears when it is complete."""
         content = {
             "images": self.images,
             "videos": self.videos,
@@ -78,7 +78,7 @@ class Predictions:
             json.dump(content, file)
 
     def summary(self) -> str:
-        """For people: how many pictures, what was found, how fast."""
+        """Return a summary for people: number of images, detections, speed."""
         frames = sum("video_id" in image for image in self.images)
         counts = Counter(annotation["category_id"] for annotation in self.annotations)
         lines = [
@@ -101,16 +101,16 @@ def predict(
     batch_size: int,
     on_picture: Callable[[], object] = lambda: None,
 ) -> None:
-    """Detects in all sources, fills `predictions` and writes the annotated copies.
+    """Detect objects in all sources, fill `predictions` and write the annotated copies.
 
-    An interrupt (Ctrl-C) goes on to the caller: `predictions` and a video's file then hold what was
-    done until then. Images and videos appear under their names when they are complete.
+    An interrupt (Ctrl-C) propagates to the caller; `predictions` and a video's file then hold what
+    was done so far. Images and videos appear under their names when they are complete.
 
     Args:
-        folder: of the annotated copies, named as :attr:`.sources.Source.output`.
-        score_threshold: what has a lower score is left out.
-        batch_size: pictures that go through the detector together; a webcam's go one by one.
-        on_picture: called after each.
+        folder: for the annotated copies, named as :attr:`.sources.Source.output`.
+        score_threshold: drop detections with a lower score.
+        batch_size: images per batch; a webcam's frames run one by one.
+        on_picture: called after each image.
 
     Raises:
         OSError: a file cannot be written.
@@ -147,12 +147,11 @@ def _write_image(image: np.ndarray, path: Path) -> None:
 
 
 class VideoFile:
-    """An mp4 file that has its name when it is complete, or as far as it got on an interrupt.
+    """An mp4 file that gets its name when it is complete, or cut short by an interrupt.
 
     Args:
-        rate: frames a second.
-        live: keep real time: a frame is written as often, or not at all, as the time since the
-            first demands.
+        rate: frames per second.
+        live: keep real time by repeating or dropping frames, according to the time since the first.
     """
 
     def __init__(self, path: Path, rate: float, live: bool) -> None:
@@ -200,7 +199,7 @@ class VideoFile:
 
 
 def _readable(source: Source, skipped: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """The source's frames, numbered; why there are none goes to `skipped`."""
+    """Yield the source's frames, numbered; an error is added to `skipped`."""
     try:
         yield from enumerate(source.frames())
     except DatasetError as error:

@@ -1,4 +1,4 @@
-"""What a training run shows of its detector after an evaluation, for TensorBoard."""
+"""Sample images that a training run logs to TensorBoard after an evaluation."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from ..visualization.attention_figure import attention_figure
 from ..visualization.contact_sheet import draw_pairs
 
 _IMAGES = 4
-_SCORE = 0.3  # a detector is unsure of itself at first
+_SCORE = 0.3  # low, because scores are low early in training
 _ATTENTION_IMAGES = 2
 
 
@@ -22,17 +22,17 @@ def sample_pictures(
     detections: Sequence[Mapping[str, Any]] | str | os.PathLike[str],
     detector: BaseDetector,
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """A few images, the same after every evaluation.
+    """Yield a few annotated images, the same ones after every evaluation.
 
-    With their ground truth and detections, and of two of them the attention from the centre of the
-    most certain detection, where the network has any.
+    Each shows ground truth and detections. If the network has attention, figures for up to two of
+    them follow, each from the centre of the detection with the highest score.
 
     Args:
         detections: see :func:`..visualization.contact_sheet.write_contact_sheet`.
-        detector: that they are of, in evaluation mode.
+        detector: the one that made them, in evaluation mode.
 
     Returns:
-        Names, and pictures ``(H, W, 3)`` uint8, RGB.
+        Names, and images ``(H, W, 3)`` uint8, RGB.
     """
     pairs = draw_pairs(
         dataset.annotation_file,

@@ -1,4 +1,4 @@
-"""Where pictures come from: image files, folders of them, videos, webcams."""
+"""Sources of images: image files, folders, videos, webcams."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ import numpy as np
 from ..data import DatasetError, read_image
 from ..data.images import is_stream
 
-# of a folder's files; its others are left alone
+# other files of a folder are ignored
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _FFMPEG_QUIET = -8  # AV_LOG_QUIET
-_MOST_DIGITS = 9  # of a webcam's number, which is an int of C's
+_MOST_DIGITS = 9  # of a webcam's number, which must fit a C int
 _VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
 
 
@@ -23,9 +23,9 @@ class Source:
     """One image, video or webcam.
 
     Attributes:
-        name: the path as it was given, with a folder's below it; a webcam's number.
+        name: the path as given, extended by the path inside a folder; or a webcam's number.
         kind: "image", "video" or "webcam".
-        output: file name for the annotated copy, of its own among the sources.
+        output: file name of the annotated copy, unique among the sources.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Source:
     output: Path
 
     def count(self) -> int:
-        """Pictures, as far as a video's file says; 0: unknown."""
+        """Return the number of frames according to the file; 0 if unknown."""
         if self.kind != "video":
             return int(self.kind == "image")
         capture = _capture(self.name)
@@ -43,10 +43,10 @@ class Source:
             capture.release()
 
     def frames(self) -> Iterator[np.ndarray]:
-        """``(H, W, 3)`` uint8, BGR, turned as EXIF data or the video's say.
+        """Yield ``(H, W, 3)`` uint8, BGR, rotated according to the EXIF or video metadata.
 
         Raises:
-            DatasetError: it cannot be read.
+            DatasetError: the source cannot be read.
         """
         if self.kind == "image":
             yield np.ascontiguousarray(np.asarray(read_image(self.name))[:, :, ::-1])
@@ -66,10 +66,10 @@ class Source:
             raise DatasetError(f"{self.kind} {self.name}: no frame can be read")
 
     def frames_per_second(self) -> float:
-        """Of a video or webcam; 25 where it does not say.
+        """Return the frame rate of a video or webcam; 25 if it is unknown.
 
         Raises:
-            DatasetError: it cannot be opened, as a webcam whose :meth:`frames` are being read.
+            DatasetError: it cannot be opened, such as a webcam whose :meth:`frames` are in use.
         """
         capture = self._open()
         try:
@@ -86,7 +86,7 @@ class Source:
 
 
 def _capture(source: str | int) -> cv2.VideoCapture:
-    """OpenCV's, without the lines that it and FFmpeg write to standard error by themselves."""
+    """Open a capture while silencing what OpenCV and FFmpeg write to standard error."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", str(_FFMPEG_QUIET))
     level = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -97,13 +97,13 @@ def _capture(source: str | int) -> cv2.VideoCapture:
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
-    """The sources that command-line words name.
+    """Return the sources that command-line words name.
 
-    A number is a webcam, unless a file has that name; a folder stands for the images and videos in
-    it and in the folders below, in order; a file is a video by its ending, and else an image.
+    A number is a webcam, unless a file has that name. A folder stands for all images and videos in
+    it and its subfolders, in order. A file is a video or an image according to its suffix.
 
     Raises:
-        DatasetError: nothing of that name, or a folder with neither images nor videos.
+        DatasetError: nothing has that name, or a folder has neither images nor videos.
     """
     found: list[tuple[str, str, Path]] = []
     for word in inputs:
@@ -134,7 +134,7 @@ def _kind(path: Path) -> str:
 
 
 def _free(path: Path, kind: str, taken: set[Path]) -> Path:
-    """`path` with the ending that is written, and a number where another source has that name."""
+    """Return `path` with the output suffix, and a number if another source has that name."""
     if kind != "image":
         suffix = ".mp4"
     else:

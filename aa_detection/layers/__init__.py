@@ -1,4 +1,4 @@
-"""Convolutions with attention, drop-in for ``torch.nn.Conv2d``, and gates. Torch only."""
+"""Attention convolutions, drop-in for ``torch.nn.Conv2d``, and gates. They need only torch."""
 
 from .aa_conv import AAConv2d
 from .aw_conv import AWConv2d

@@ -12,64 +12,64 @@ from ..attention import relative_attention_2d
 from ..attention.positions import real_pixels
 from .sinusoidal import sinusoidal_positions
 
-# how the convolution's maps and the attention's become one
+# ways to join the maps of the convolution and of attention
 MERGES = ("concat", "add")
 
 
 class AAConv2d(nn.Module):
     """A convolution joined by 2-D relative self-attention over all pixels of the map.
 
-    Queries, keys and values come from one 1×1 convolution, and a second one, ``proj``, mixes the
-    heads. `merge` says how attention joins the convolution:
+    One 1×1 convolution makes queries, keys and values, and a second one, ``proj``, mixes the heads.
+    `merge` selects how attention joins the convolution:
 
     - "concat", ``concat[Conv(X), MHA(X)]`` (Bello et al., section 3.3): the convolution makes
       ``out_channels - value_depth`` maps and attention the rest.
-    - "add", ``Conv(X) + MHA(X)``: the convolution makes all maps, and ``proj`` takes the
-      ``value_depth`` attention maps to as many. It starts at zero, so the layer starts as the
-      convolution, bit for bit.
+    - "add", ``Conv(X) + MHA(X)``: the convolution makes all maps, and ``proj`` projects the
+      ``value_depth`` attention maps to as many. ``proj`` starts at zero, so at first the layer
+      equals the convolution bit for bit.
 
-    The arguments up to `bias` are ``torch.nn.Conv2d``'s (zero padding, no groups), and so are the
-    names and meaning of the parameters ``weight`` and ``bias``, of which the attention part has no
-    share. A checkpoint of the plain convolution fits: with "add" as it is, with "concat" after
-    dropping its last filters.
+    The arguments up to `bias` are those of ``torch.nn.Conv2d`` (zero padding, no groups). The
+    parameters ``weight`` and ``bias`` have its names and meaning, and the attention part does not
+    use them. A checkpoint of the plain convolution fits: unchanged with "add", without its last
+    filters with "concat".
 
-    With a stride the attention runs at the output's resolution, on a 3×3 average of the input.
+    With a stride, attention runs at the output's resolution, on a 3×3 average of the input.
 
     Args:
         num_heads: heads of the attention, N_h.
-        key_ratio: κ, depth of all keys together over `out_channels`; rounded up to a multiple of
+        key_ratio: κ, total depth of the keys over `out_channels`; rounded up to a multiple of
             `num_heads`.
         value_ratio: υ, attention maps over `out_channels`; rounded down to a multiple of
-            `num_heads`, but at least one map a head. 0 is exactly the convolution. At 1 "concat"
-            makes no convolution at all, and "add" attends with values as deep as its output.
+            `num_heads`, but at least one map per head. 0 is exactly the convolution. At 1, "concat"
+            has no convolution, and the values of "add" are as deep as its output.
         min_key_depth_per_head: the paper's ImageNet networks use 20.
         relative: learn relative positions.
-        absolute: add sinusoidal absolute positions to the attention's input, what the paper
-            compares with; with neither, attention has no notion of position.
-        max_size: rows and columns of the largest map the attention is to tell distances on, after
-            stride and pooling; an int for both. Larger maps work, their distances are clamped.
-        pool: run the attention at half the output's resolution on a 3×3 average and upsample its
-            maps bilinearly (section 4.2), which divides its memory by 16.
+        absolute: add sinusoidal absolute positions to the attention's input, the paper's baseline.
+            With neither `relative` nor `absolute`, attention ignores position.
+        max_size: rows and columns of the largest map, after stride and pooling, on which attention
+            distinguishes all distances; an int for both. On larger maps distances are clamped.
+        pool: run attention at half the output's resolution on a 3×3 average and upsample its maps
+            bilinearly (section 4.2), which divides its memory by 16.
         merge: "concat" or "add".
         backend: see :func:`aa_detection.relative_attention_2d`.
-        norm: a module applied to the merged maps, as detectron2's ``Conv2d`` does.
+        norm: a module applied to the merged maps, as in detectron2's ``Conv2d``.
         activation: a callable applied last.
 
     Attributes:
         key_depth, value_depth: d_k and d_v, channels of all heads together.
-        valid_size: None, or ``(B, 2)`` integers, the rows and columns of each image's *input* map
-            that are real. Whoever pads a batch sets it before the call, see
+        valid_size: None, or ``(B, 2)`` integers, the number of real rows and columns of each
+            image's *input* map. The caller that pads a batch sets it before the call, see
             :mod:`aa_detection.models.padding`. An image then has the same maps alone and in a
-            batch where the rest is zero and the convolution makes ``ceil(n / stride)`` of n pixels,
-            as in every ResNet.
+            batch, provided that the padding is zero and the convolution makes ``ceil(n / stride)``
+            of n pixels, as in every ResNet.
 
     Shapes:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, H_out, W_out)``, sizes as ``nn.Conv2d``'s.
 
     Raises:
         ValueError: an unknown merge, ratios outside 0..1, fewer than one head, more heads than
-            maps, a depth that the heads cannot share, or padding that reaches beyond the kernel's
-            centre.
+            maps, a depth that is not divisible by the heads, or padding that reaches beyond the
+            kernel's centre.
     """
 
     weight: nn.Parameter | None
@@ -154,9 +154,9 @@ class AAConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise: the convolution as ``nn.Conv2d``, projections Xavier, tables d_k^-0.5.
+        """Initialise the convolution as ``nn.Conv2d``, projections Xavier, tables with d_k^-0.5.
 
-        The projection that is added to a convolution starts at zero.
+        With "add", ``proj`` starts at zero.
         """
         if self.weight is not None:
             nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -196,7 +196,7 @@ class AAConv2d(nn.Module):
         return out
 
     def _attention_maps(self, x: Tensor, out_size: tuple[int, int]) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, channels of proj, H_out, W_out)``."""
+        """Map ``(B, in_channels, H, W)`` to ``(B, channels of proj, H_out, W_out)``."""
         x, valid_size = self._centers(x, out_size)
         if self.stride != (1, 1):
             x, valid_size = _average(x, valid_size, self.stride)
@@ -220,17 +220,17 @@ class AAConv2d(nn.Module):
         if self.pool:
             if valid_size is not None:
                 out = _repeat_edge(out, valid_size)
-            # twice the size and cut, not "to the size": an odd map would be stretched otherwise,
-            # and an image's maps would depend on how far its batch was padded
+            # upsample by two and crop, not "to the size": that would stretch an odd map, and an
+            # image's maps would depend on how far its batch was padded
             out = F.interpolate(out, scale_factor=2.0, mode="bilinear", align_corners=False)
-            # not a slice: whether that is contiguous depends on the size, and a graph exported at
-            # one size would not take the others
+            # not a slice: its contiguity depends on the size, and a graph exported at one size
+            # would reject others
             for dim, size in zip((2, 3), out_size):
                 out = out.index_select(dim, torch.arange(size, device=out.device))
         return out
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """``(B, heads * d, H, W)`` to ``(B, heads, H, W, d)``."""
+        """Reshape ``(B, heads * d, H, W)`` to ``(B, heads, H, W, d)``."""
         return x.unflatten(1, (self.num_heads, -1)).permute(0, 1, 3, 4, 2)
 
     def _out_size(self, x: Tensor) -> tuple[int, int]:
@@ -244,13 +244,13 @@ class AAConv2d(nn.Module):
         return size
 
     def _centers(self, x: Tensor, out_size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """The pixels the kernel centres step over, and how many of them are real."""
+        """Return the pixels under the kernel centres, before striding, and their real size."""
         top, left = self.first_center
         rows, columns = (n * s for n, s in zip(out_size, self.stride))
         if self.valid_size is None:
             valid_size = None
         else:
-            # axis by axis: a tensor of sizes would make them constants of an exported graph
+            # axis by axis: a tensor of sizes would become a constant of an exported graph
             valid_size = torch.stack(
                 [
                     (self.valid_size[:, axis] - first).clamp(0, last)
@@ -286,7 +286,7 @@ def attention_depths(
     value_ratio: float,
     min_key_depth_per_head: int = 0,
 ) -> tuple[int, int]:
-    """d_k and d_v of an :class:`AAConv2d`, all heads together; ``(0, 0)`` for a plain convolution.
+    """Return total d_k and d_v of an :class:`AAConv2d`; ``(0, 0)`` for a plain convolution.
 
     Raises:
         ValueError: as :class:`AAConv2d`; the message begins with the argument's name.
@@ -312,7 +312,7 @@ def attention_depths(
             f"num_heads must divide out_channels = {out_channels} when value_ratio is 1, "
             f"got {num_heads}"
         )
-    # 0.29 * 100 is 28.999…: round away what binary fractions lose before flooring
+    # 0.29 * 100 is 28.999…: remove binary rounding errors before flooring
     key_depth_per_head = math.ceil(round(key_ratio * out_channels / num_heads, 9))
     value_depth_per_head = math.floor(round(value_ratio * out_channels / num_heads, 9))
     return (
@@ -324,7 +324,7 @@ def attention_depths(
 def _average(
     x: Tensor, valid_size: Tensor | None, stride: tuple[int, int]
 ) -> tuple[Tensor, Tensor | None]:
-    """3×3 average with a stride, whose sizes go to ``ceil(size / stride)``.
+    """Apply a strided 3×3 average, which turns each size into ``ceil(size / stride)``.
 
     The zeros around the map count, so that a map padded with zeros gives the same averages.
     """
@@ -332,17 +332,17 @@ def _average(
     if valid_size is not None:
         step = valid_size.new_tensor(stride)
         valid_size = (valid_size + step - 1) // step
-        # an even-sized image leaks into the padding beside it, and a second average would read that
+        # an average with an even size leaks into the padding, which a second average would read
         x = x.masked_fill(~real_pixels(valid_size, *x.shape[2:])[:, None], 0)
     return x, valid_size
 
 
 def _repeat_edge(x: Tensor, valid_size: Tensor) -> Tensor:
-    """`x` with everything outside each image's real size replaced by the nearest real pixel."""
+    """Replace everything outside each image's real size with the nearest real pixel."""
     for dim in (2, 3):
         last = (valid_size[:, dim - 2] - 1).clamp(min=0)
         index = torch.arange(x.shape[dim], device=x.device).minimum(last[:, None])
-        # not len(x), which an exported graph would take for a constant
+        # not len(x), which would become a constant of an exported graph
         shape = [x.shape[0], 1, 1, 1]
         shape[dim] = x.shape[dim]
         x = x.gather(dim, index.view(shape).expand_as(x))

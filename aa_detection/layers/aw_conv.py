@@ -12,48 +12,50 @@ from torch.nn.modules.utils import _pair
 
 
 class AWConv2d(nn.Module):
-    """A convolution whose kernel is weighted anew for every image.
+    """A convolution whose kernel is reweighted for every image.
 
-    ``O = Conv(I, A ⊗ K)``: the attention map ``A`` has the shape of the kernel ``K`` and is made of
-    the image. It comes from an average of the input at the kernel's size, a pointwise convolution
-    that reduces the channels, ReLU, a pointwise convolution that restores them, and a sigmoid.
+    ``O = Conv(I, A ⊗ K)``: the attention map ``A`` has the shape of the kernel ``K`` and is
+    computed from the image: average the input to the kernel's size, reduce the channels by a
+    pointwise convolution, apply ReLU, restore the channels by a second one, apply a sigmoid.
 
-    The paper leaves room, and this was chosen:
+    The paper leaves some choices open; this layer makes them as follows:
 
     - The two pointwise convolutions go from `in_channels` to ``in_channels // reduction`` and back,
       with biases. This gives AW-ResNet-50 its 25.72 M parameters.
-    - The ``(in_channels, *kernel_size)`` numbers they make are repeated over the filters, so the
-      expansion to the kernel's shape has no parameters: every filter weighs an input channel at a
-      position of the kernel alike. In a grouped convolution each filter takes its group's channels.
-    - The last bias starts at 2, and the attention near 0.9: a network with the weights of a plain
-      checkpoint starts near the plain network.
+    - Their ``(in_channels, *kernel_size)`` outputs are repeated over the filters, so the expansion
+      to the kernel's shape has no parameters: all filters share the weight of an input channel at
+      a position of the kernel. In a grouped convolution each filter takes its group's channels.
+    - The last bias starts at 2, so the attention starts near 0.9 and a network with the weights of
+      a plain checkpoint starts near the plain network.
 
-    The arguments up to `bias` are ``torch.nn.Conv2d``'s (zero padding), and so are the parameters
-    ``weight`` and ``bias`` in name, shape and meaning: a checkpoint of the plain convolution fits.
+    The arguments up to `bias` are those of ``torch.nn.Conv2d`` (zero padding). The parameters
+    ``weight`` and ``bias`` have its names, shapes and meaning: a checkpoint of the plain
+    convolution fits.
 
-    All images are convolved at once, as groups of one convolution. Their kernels are kept for the
-    backward pass: ``B`` times the memory of ``weight``, and as much again for their gradients while
-    the layer's backward runs. At batch 16 in float32 that is 151 MB for a 3×3 kernel of 512
-    channels and 0.72 GB for all layers of an AW-ResNet-50, whatever the image size.
+    One grouped convolution processes all images. Their kernels are kept for the backward pass:
+    ``B`` times the memory of ``weight``, and as much again for their gradients while the layer's
+    backward pass runs. At batch 16 in float32 that is 151 MB for a 3×3 kernel of 512 channels and
+    0.72 GB for all layers of an AW-ResNet-50, whatever the image size.
 
     Args:
         reduction: r, input channels over the channels between the two pointwise convolutions.
-        norm: a module applied to the output, as detectron2's ``Conv2d`` does.
+        norm: a module applied to the output, as in detectron2's ``Conv2d``.
         activation: a callable applied last.
 
     Attributes:
-        valid_size: None, or ``(B, 2)`` integers, the rows and columns of each image's input map
-            that are real; the rest must be zero. Whoever pads a batch sets it before the call, see
-            :mod:`aa_detection.models.padding`. The average is then over the real pixels, and an
-            image has the same maps alone and in a batch.
-        grouped: True. False: the same, as a pointwise convolution for every position of the kernel,
-            summed. It is slower, but its graph is the same for every batch and image size.
+        valid_size: None, or ``(B, 2)`` integers, the number of real rows and columns of each
+            image's input map; the rest must be zero. The caller that pads a batch sets it before
+            the call, see :mod:`aa_detection.models.padding`. Only real pixels are then averaged,
+            and an image has the same maps alone and in a batch.
+        grouped: True. If False, the layer sums a pointwise convolution for every position of the
+            kernel instead. That is slower, but its graph is the same for every batch and image
+            size.
 
     Shapes:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, H_out, W_out)``, sizes as ``nn.Conv2d``'s.
 
     Raises:
-        ValueError: a reduction below 1, or channels that the groups cannot share.
+        ValueError: a reduction below 1, or channels that are not divisible by the groups.
     """
 
     weight: nn.Parameter
@@ -105,7 +107,7 @@ class AWConv2d(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Initialise: all convolutions as ``nn.Conv2d``, but the last bias of the attention 2."""
+        """Initialise all convolutions as ``nn.Conv2d``, and the last bias of the attention to 2."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = self.weight[0].numel() ** -0.5
@@ -132,7 +134,7 @@ class AWConv2d(nn.Module):
                 groups=batch * groups,
             )[0].unflatten(0, (batch, -1))
         else:
-            # no convolution has zero groups; the sum of nothing keeps every parameter in the graph
+            # zero groups are not allowed; adding an empty sum keeps every parameter in the graph
             out = F.conv2d(x, self.weight, self.bias, *settings, self.groups) + attention.sum()
         if self.norm is not None:
             out = self.norm(out)
@@ -141,7 +143,7 @@ class AWConv2d(nn.Module):
         return out
 
     def attention(self, x: Tensor) -> Tensor:
-        """``(B, in_channels, H, W)`` to ``(B, in_channels, *kernel_size)``, between 0 and 1."""
+        """Map ``(B, in_channels, H, W)`` to ``(B, in_channels, *kernel_size)``, in 0 to 1."""
         if self.valid_size is None and self.grouped:
             pooled = F.adaptive_avg_pool2d(x, self.kernel_size)
         else:
@@ -157,9 +159,9 @@ class AWConv2d(nn.Module):
         return self.restore(self.reduce(pooled).relu()).sigmoid()
 
     def _sum_of_pointwise(self, x: Tensor, attention: Tensor) -> Tensor:
-        """The convolution of :meth:`forward`, one position of the kernel at a time."""
+        """Compute the convolution of :meth:`forward` one position of the kernel at a time."""
         x = F.pad(x, [p for p in reversed(self.padding) for _ in range(2)])
-        # of the map that the kernel's first position steps over
+        # of the part of the map that each position of the kernel steps over
         sizes = [n - d * (k - 1) for n, d, k in zip(x.shape[2:], self.dilation, self.kernel_size)]
         out: Any = 0 if self.bias is None else self.bias[:, None, None]
         for row, column in itertools.product(*map(range, self.kernel_size)):
@@ -190,7 +192,7 @@ class AWConv2d(nn.Module):
 
 
 def _bins(length: Tensor, size: int, bins: int, dtype: torch.dtype) -> Tensor:
-    """``(B, bins, size)``: weights that average the first `length` of `size` pixels into `bins`.
+    """Return ``(B, bins, size)`` weights that average the first `length` pixels into `bins`.
 
     The bins are those of ``adaptive_avg_pool2d``: they overlap by a pixel where `bins` does not
     divide the length. `length` is ``(B,)`` integers; 0 makes all weights zero.

@@ -1,4 +1,4 @@
-"""Gates: attention that weighs the channels, or the pixels too, of a block's output."""
+"""Gates: attention that weights the channels, or channels and pixels, of a block's output."""
 
 import torch
 import torch.nn.functional as F
@@ -6,24 +6,25 @@ from torch import Tensor, nn
 
 from ..attention.positions import real_pixels
 
-# A gate's last bias. A gate that starts near 0.9 leaves a network with the weights of a plain
-# checkpoint near the plain network; one that starts at 0.5 would halve every branch.
+# Initial value of a gate's last bias. It opens the gate to about 0.9, so that a network with the
+# weights of a plain checkpoint starts near the plain network; 0.5 would halve every branch.
 _OPEN = 2.0
 
 
 class SqueezeExcitation(nn.Module):
-    """Squeeze and excitation: channels weighted by what the whole map holds (Hu et al., CVPR 2018).
+    """Squeeze and excitation: weights channels by the whole map's content (Hu et al., CVPR 2018).
 
-    Average over the map, a pointwise convolution that reduces the channels, ReLU, one that restores
-    them, sigmoid; both have biases, as torchvision's layer of this name, whose parameters this one
-    has under the same names. Torchvision's reads the padding of a batch, this one need not.
+    Average over the map, reduce the channels by a pointwise convolution, apply ReLU, restore them
+    by a second one, apply a sigmoid. Both convolutions have biases. The parameters have the names
+    of torchvision's layer of this name. Unlike that layer, this one can ignore the padding of a
+    batch.
 
     Args:
         reduction: channels over the channels between the two convolutions.
 
     Attributes:
-        valid_size: None, or ``(B, 2)`` integers, the rows and columns of each image's map that are
-            real; the rest is left out of the average.
+        valid_size: None, or ``(B, 2)`` integers, the number of real rows and columns of each
+            image's map; the average ignores the rest.
 
     Shapes:
         ``(B, channels, H, W)`` to the same.
@@ -46,18 +47,18 @@ class SqueezeExcitation(nn.Module):
 class CBAM(nn.Module):
     """Convolutional block attention module: channels, then pixels (Woo et al., ECCV 2018).
 
-    The channels' weights are the sigmoid of what one two-layer network makes of the map's average
-    and of its maximum, added. The pixels' are the sigmoid of a 7×7 convolution over the average
-    and the maximum of the weighted channels. The paper leaves the convolution's norm open: here it
-    has none and a bias.
+    A two-layer network is applied to the map's average and to its maximum; the sigmoid of the sum
+    weights the channels. A 7×7 convolution over the average and the maximum of the weighted
+    channels, and a sigmoid, weight the pixels. The paper does not specify that convolution's norm;
+    here it has a bias and no norm.
 
     Args:
         reduction: channels over the channels between the two layers of the channels' network.
 
     Attributes:
-        valid_size: None, or ``(B, 2)`` integers, the rows and columns of each image's map that are
-            real; what is outside is left out of averages and maxima and is zero to the 7×7
-            convolution, as beyond the border of a map.
+        valid_size: None, or ``(B, 2)`` integers, the number of real rows and columns of each
+            image's map. Averages and maxima ignore the rest, and the 7×7 convolution reads it as
+            zero, like the area beyond the border of a map.
 
     Shapes:
         ``(B, channels, H, W)`` to the same.
@@ -84,7 +85,7 @@ class CBAM(nn.Module):
         return x * self.spatial(maps).sigmoid()
 
 
-# by the names a configuration has for them; "" is none
+# keyed by `MODEL.ATTENTION.GATE`, where "" means no gate
 GATES = {"se": SqueezeExcitation, "cbam": CBAM}
 
 
@@ -96,15 +97,15 @@ def _reduce_and_restore(channels: int, reduction: int) -> tuple[nn.Conv2d, nn.Co
 
 
 def _real(x: Tensor, valid_size: Tensor | None) -> Tensor | None:
-    """``(B, 1, H, W)`` booleans, or None where all pixels are real."""
+    """Return ``(B, 1, H, W)`` booleans, or None if all pixels are real."""
     return None if valid_size is None else real_pixels(valid_size, *x.shape[2:])[:, None]
 
 
 def _mean(x: Tensor, real: Tensor | None) -> Tensor:
-    """``(B, C, H, W)`` to ``(B, C, 1, 1)``; 0 for an image without a real pixel."""
+    """Reduce ``(B, C, H, W)`` to ``(B, C, 1, 1)``; 0 for an image without real pixels."""
     if real is None:
         return F.adaptive_avg_pool2d(x, 1)
-    # the sum in float32: a large map's is beyond float16
+    # sum in float32: the sum over a large map overflows float16
     total = x.masked_fill(~real, 0).sum(
         (2, 3), keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)
     )
@@ -112,7 +113,7 @@ def _mean(x: Tensor, real: Tensor | None) -> Tensor:
 
 
 def _max(x: Tensor, real: Tensor | None) -> Tensor:
-    """``(B, C, H, W)`` to ``(B, C, 1, 1)``; 0 for an image without a real pixel."""
+    """Reduce ``(B, C, H, W)`` to ``(B, C, 1, 1)``; 0 for an image without real pixels."""
     if real is None:
         return x.amax((2, 3), keepdim=True)
     largest = x.masked_fill(~real, -torch.inf).amax((2, 3), keepdim=True)

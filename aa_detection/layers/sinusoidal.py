@@ -1,17 +1,17 @@
-"""Absolute positions as fixed waves, the alternative that relative positions are compared with."""
+"""Sinusoidal absolute positions, the baseline for relative positions."""
 
 import torch
 from torch import Tensor
 
-LONGEST = 10_000  # of the wavelengths, over 2π, as in Vaswani et al.
+LONGEST = 10_000  # longest wavelength over 2π, as in Vaswani et al.
 
 
 def sinusoidal_positions(x: Tensor) -> Tensor:
-    """``(C, H, W)``: what tells the pixels of a map `x`, ``(B, C, H, W)``, where they are.
+    """Return ``(C, H, W)`` positional encodings for a map `x` of shape ``(B, C, H, W)``.
 
-    The first half of the channels is of the row, the rest of the column, each counted from 0. Of
-    each half the even channels are sines and the odd ones cosines, their wavelengths a geometric
-    series from 2π to 2π · 10000 (Vaswani et al., *Attention Is All You Need*, section 3.5, for each
+    The first half of the channels encodes the row and the rest the column, each counted from 0. In
+    each half even channels are sines and odd ones cosines, with wavelengths in a geometric series
+    from 2π to 2π · 10000 (Vaswani et al., *Attention Is All You Need*, section 3.5, applied to each
     axis; the "2d Sine" of Bello et al.'s comparison).
     """
     channels, height, width = x.shape[1:]
@@ -26,7 +26,7 @@ def sinusoidal_positions(x: Tensor) -> Tensor:
 
 
 def _waves(position: Tensor, channels: int) -> Tensor:
-    """``(channels, n)`` of n positions along one axis."""
+    """Return ``(channels, n)`` encodings of n positions along one axis."""
     channel = torch.arange(channels, device=position.device)
     exponent = (channel // 2).to(position) * (-2 / max(1, channels))
     angle = LONGEST ** exponent[:, None] * position

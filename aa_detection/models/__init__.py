@@ -1,4 +1,4 @@
-"""Attention into any ResNet whose blocks have ``conv1``, ``conv2`` (and ``conv3``)."""
+"""Attention for any ResNet whose blocks have ``conv1``, ``conv2`` (and ``conv3``)."""
 
 from .augment import CONVS, AttentionSpec, augment
 from .padding import MASKS, mask_padding, real_size

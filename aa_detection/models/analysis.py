@@ -1,4 +1,4 @@
-"""Parameters, FLOPs, activations, and what attention costs in memory, of one forward pass."""
+"""Counts of one forward pass: parameters, FLOPs, activations and attention's memory."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function as it is imported
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore scripts a function on import
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
     from fvcore.nn.jit_handles import get_shape
 
@@ -18,10 +18,10 @@ from ..layers import AAConv2d
 
 @dataclass
 class AttentionCost:
-    """One attention layer on one batch, in float32.
+    """Memory of one attention layer on one batch, in float32.
 
     Attributes:
-        logits_bytes: what a backend that materialises the logits holds of them, ``B h (HW)²``.
+        logits_bytes: logits held by a backend that materialises them, ``B h (HW)²`` numbers.
         linear_bytes: queries, keys, values and output, which every backend holds.
     """
 
@@ -35,16 +35,16 @@ class AttentionCost:
 
 @dataclass
 class Analysis:
-    """Counts of a network and one forward pass through it.
+    """Counts of a network and of one forward pass through it.
 
     Attributes:
-        parameters: all, frozen ones included; buffers are none.
-        flops: multiply-adds of convolutions and matrix products, each one FLOP, and a FLOP for
-            every element of a norm and of pooling, as fvcore counts. An attention counts
-            ``h (HW) [HW (d_k + d_v) + (H + W) d_k]`` multiply-adds by its formula, whatever the
-            backend: content logits, weighted values, and each query with each relative distance.
-        activations: outputs of convolutions and matrix products, in numbers.
-        attention: in the order of the layers' calls.
+        parameters: all, including frozen ones; buffers do not count.
+        flops: one FLOP per multiply-add of convolutions and matrix products, and one per element
+            of a norm and of pooling, as fvcore counts. Attention counts by formula, whatever the
+            backend: ``h (HW) [HW (d_k + d_v) + (H + W) d_k]`` multiply-adds for content logits,
+            weighted values, and each query with each relative distance.
+        activations: number of outputs of convolutions and matrix products.
+        attention: in the order in which the layers are called.
     """
 
     parameters: int
@@ -53,11 +53,11 @@ class Analysis:
     attention: list[AttentionCost] = field(default_factory=list)
 
 
-_COUNTER = "counter"  # a backend that there is during a count alone
+_COUNTER = "counter"  # a backend that exists only during a count
 
 
 class DensePart(nn.Module):
-    """A detector of either engine from the normalised batch to its dense head's outputs."""
+    """A detector of either engine, from the normalised batch to the outputs of its dense head."""
 
     def __init__(self, detector: Any) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class DensePart(nn.Module):
 
 
 def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
-    """Count on the CPU, in evaluation; attention is counted, not computed.
+    """Count on the CPU in evaluation mode; attention is counted but not computed.
 
     Args:
         model: its forward takes `inputs` and returns tensors, or lists or dicts of them.
@@ -124,7 +124,7 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
                 analysis.uncalled_modules_warnings(False)
                 analysis.tracer_warnings("none")
             total_flops = int(flops.total())
-            attention, costs = costs, []  # the second count calls every layer once more
+            attention, costs = costs, []  # the second count calls every layer again
             total_activations = int(activations.total())
     finally:
         for (_, module), backend in zip(layers, backends):
@@ -138,7 +138,7 @@ def analyze(model: nn.Module, *inputs: Tensor) -> Analysis:
 
 
 class _Attention(torch.autograd.Function):
-    """The operator as one node of the graph that fvcore counts."""
+    """Stand-in for the operator: one node of the graph that fvcore counts."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, relative: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Attention into the blocks of an existing ResNet."""
+"""Add attention to the blocks of an existing ResNet."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,34 +24,34 @@ from .resnet import (
     stages,
 )
 
-# detectron2's or torchvision's: neither is imported here
+# detectron2's or torchvision's; this module imports neither
 ResNet = TypeVar("ResNet", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What attention to put where. The defaults are the paper's detection networks.
+    """Which attention to add where. The defaults are the paper's detection networks.
 
     Args:
-        conv: what replaces the 3×3 convolution of a bottleneck and the first 3×3 convolution of a
-            basic block: "" nothing, "aa" an :class:`aa_detection.AAConv2d`, "aw" an
+        conv: replacement for the 3×3 convolution of a bottleneck or the first 3×3 convolution of a
+            basic block: "" none, "aa" an :class:`aa_detection.AAConv2d`, "aw" an
             :class:`aa_detection.AWConv2d`, or another name in :data:`CONVS`.
-        gate: what weighs a block's output before the shortcut is added: "" nothing, "se" a
+        gate: weights a block's output before the shortcut is added: "" none, "se" a
             :class:`aa_detection.layers.SqueezeExcitation`, "cbam" a
             :class:`aa_detection.layers.CBAM`, or another name in
             :data:`aa_detection.layers.GATES`.
-        stages: stages whose blocks are changed, of res2, res3, res4, res5.
+        stages: stages whose blocks are changed, among res2, res3, res4, res5.
         num_heads, key_ratio, value_ratio, min_key_depth_per_head, merge, relative, absolute,
-            backend: of :class:`aa_detection.AAConv2d`.
+            backend: see :class:`aa_detection.AAConv2d`.
         pool_stages: stages whose attention runs at half the resolution.
-        max_image_size: longest side, in pixels, of the images distances are to be told on; an
+        max_image_size: longest image side, in pixels, for which all distances are distinguished; an
             attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.
-        aw_reduction: of :class:`aa_detection.AWConv2d`.
+        aw_reduction: see :class:`aa_detection.AWConv2d`.
         gate_reduction: of either gate.
-        mask_padding: what zero padding is kept out of, see
+        mask_padding: what to shield from zero padding, see
             :func:`aa_detection.models.mask_padding`: "none", "attention", "batch" or "all".
-            "auto" is "batch" where there is attention or a gate, and "none" where not.
-        size_divisibility: the detector pads each image to multiples of it, of
+            "auto" is "batch" with attention or a gate, and "none" without.
+        size_divisibility: the detector pads each image to multiples of it, see
             :func:`aa_detection.models.mask_padding`.
 
     Raises:
@@ -103,7 +103,7 @@ class AttentionSpec:
             value = getattr(self, field)
             if value not in known:
                 raise ValueError(f"{field} must be among {', '.join(known)}, got {value!r}")
-        # a width every head divides: only what is wrong at any width is found here
+        # a width that every head count divides: report only what is wrong at any width
         attention_depths(
             4096 * max(1, self.num_heads),
             self.num_heads,
@@ -114,34 +114,35 @@ class AttentionSpec:
 
 
 def augment(resnet: ResNet, spec: AttentionSpec) -> ResNet:
-    """Put attention into a ResNet of detectron2's or torchvision's, in place.
+    """Add attention to a detectron2 or torchvision ResNet, in place.
 
-    Each replaced convolution hands its filters on to its successor (the first of them to an
-    :class:`AAConv2d` that concatenates, which keeps fewer), and the norm that follows it stays.
-    There are two exceptions for frozen norms. Behind "aa" that concatenates, a frozen norm has no
-    statistics of attention's maps: it passes them on unscaled, ``proj`` starts at zero, and what is
-    left of the filters given up is the norm's bias for them, which is their mean. Behind "aw" and
-    convolutions of others it becomes a trainable batch norm that starts from the frozen statistics.
+    Each replacement convolution takes over the filters of the original (an :class:`AAConv2d` that
+    concatenates has fewer and takes the first ones), and the norm that follows it stays. There are
+    two exceptions for frozen norms. Behind an "aa" that concatenates, a frozen norm has no
+    statistics for attention's maps: it passes them on unscaled, ``proj`` starts at zero, and the
+    norm keeps its bias for the dropped filters, which is their mean. Behind "aw" and custom
+    convolutions, it becomes a trainable batch norm that starts from the frozen statistics.
 
     A gate becomes the block's child ``gate``, applied by a hook on the branch's last module.
-    Everything else, names of parameters included, stays as it is.
+    Everything else stays as it is, including the names of parameters.
 
-    Without attention and gate the network stays as it is, but for a padding mask if one is named.
-    Of torchvision's networks, ``convert_sync_batchnorm`` drops the hooks on norms: convert before.
+    Without attention and gate the network does not change, except for a padding mask if
+    `mask_padding` names one. On torchvision's networks ``convert_sync_batchnorm`` drops the hooks
+    on norms: convert first.
 
     Args:
         resnet: ``detectron2.modeling.ResNet`` or ``torchvision.models.ResNet``: 18 … 152, wide
-            ResNets, and ResNeXt, whose grouped convolutions "aw" and the gates take and "aa" not.
-        spec: what to put where.
+            ResNets, and ResNeXt, whose grouped convolutions work with "aw" and the gates but not
+            with "aa".
+        spec: which attention to add where.
 
     Returns:
         `resnet`.
 
     Raises:
-        ValueError: a stage the network does not have, a frozen one, a grouped convolution for
-            "aa", or one too narrow for the heads. The network is unchanged then.
-        TypeError: `resnet` is no ResNet, or its convolutions were replaced or its blocks gated
-            already.
+        ValueError: a stage that the network does not have or that is frozen, or a convolution that
+            is grouped, for "aa", or too narrow for the heads. The network is then unchanged.
+        TypeError: `resnet` is not a ResNet, or it already has replaced convolutions or gates.
     """
     attention = bool(spec.conv or spec.gate)
     mask = spec.mask_padding
@@ -205,7 +206,7 @@ def _check(conv: Any, block: nn.Module, stage: str, where: str, spec: AttentionS
 def _successor(
     conv: nn.Conv2d, where: str, stride: int, stage: str, spec: AttentionSpec
 ) -> nn.Module:
-    """What replaces `conv`, whose input has the given stride relative to the image."""
+    """Return the replacement for `conv`, whose input has the given stride relative to the image."""
     try:
         successor = CONVS[spec.conv](
             spec,
@@ -260,11 +261,11 @@ def _aw_conv(spec: AttentionSpec, stage: str, image_stride: int, **arguments: An
     return AWConv2d(**arguments, reduction=spec.aw_reduction)
 
 
-# What makes the successor of a convolution, by the names a configuration has for it; "" is nothing.
-# Called with the specification, the stage's name, the stride of the output relative to the image,
-# and as keywords nn.Conv2d's arguments, `norm` and `activation` (detectron2's are inside its
-# convolutions). Of the successor's parameters `weight` and `bias` take the convolution's, the first
-# of its filters; its attribute `valid_size`, where it has one, is told each image's real size.
+# Factories for replacement convolutions, keyed by `MODEL.ATTENTION.CONV`, where "" means none. A
+# factory is called with the spec, the stage's name, the output's stride relative to the image, and
+# as keywords the arguments of nn.Conv2d, `norm` and `activation` (detectron2 has these inside its
+# convolutions). The replacement's parameters `weight` and `bias` are filled with the first filters
+# of the original; its attribute `valid_size`, if present, is set to each image's real size.
 CONVS: dict[str, Callable[..., nn.Module]] = {"aa": _aa_conv, "aw": _aw_conv}
 
 
@@ -275,7 +276,7 @@ def _apply_gate(
 
 
 def _norm_behind(norm: Any, spec: AttentionSpec) -> Any:
-    """`norm`, or the batch norm that starts where a frozen one stands."""
+    """Return `norm`, or a batch norm that starts from a frozen one's statistics."""
     if spec.conv == "aa" or not is_frozen_norm(norm):
         return norm
     successor = nn.BatchNorm2d(norm.weight.numel(), eps=norm.eps)
@@ -285,7 +286,7 @@ def _norm_behind(norm: Any, spec: AttentionSpec) -> Any:
 
 @torch.no_grad()
 def _pass_attention(norm: Any, conv: AAConv2d) -> None:
-    """Let a frozen norm pass on the maps that attention concatenates, which start at its bias."""
+    """Make a frozen norm pass on the maps that attention concatenates, which start at its bias."""
     kept = 0 if conv.weight is None else len(conv.weight)
     if kept == conv.out_channels:
         return

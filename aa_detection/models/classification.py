@@ -1,7 +1,8 @@
-"""The papers' image classifiers, on torchvision's networks, with random weights.
+"""The papers' image classifiers, built on torchvision's networks, with random weights.
 
-The names of the parameters that a network shares with its plain twin are the twin's, so
-:func:`aa_detection.models.transfer.load_weights` starts one from torchvision's checkpoint of it.
+Parameters shared with the plain network keep its names, so
+:func:`aa_detection.models.transfer.load_weights` can start a classifier from torchvision's
+checkpoint.
 """
 
 from typing import Any
@@ -17,9 +18,9 @@ from .wide_resnet import WideResNet
 
 
 def aa_resnet18(num_classes: int = 1000, image_size: int = 224, merge: str = "concat") -> nn.Module:
-    """An AA-ResNet-18 whose weights start a detector with ``MODEL.ATTENTION.AA`` at its defaults.
+    """AA-ResNet-18 whose weights start a detector with ``MODEL.ATTENTION.AA`` at its defaults.
 
-    None of the paper's: κ = 0.2, υ = 0.1, no minimum for the keys, as in the paper's detectors.
+    Not in the paper: κ = 0.2, υ = 0.1, no minimum for the keys, as in the paper's detectors.
     Arguments as :func:`aa_resnet34`.
     """
     resnet = torchvision.models.resnet18(num_classes=num_classes)
@@ -31,9 +32,9 @@ def aa_resnet34(num_classes: int = 1000, image_size: int = 224, merge: str = "co
     """AA-ResNet-34 of Bello et al., section 4.2: κ = υ = 0.25, 20.7 M parameters.
 
     Args:
-        image_size: longest side of the images distances are told on; this and every other size
-            runs.
-        merge: "concat" as published; "add" for a start from a plain network's checkpoint, see
+        image_size: longest image side for which all distances are distinguished. The network runs
+            at any size.
+        merge: "concat" as published; "add" to start from a plain network's checkpoint, see
             :class:`aa_detection.AAConv2d`.
     """
     return _aa_resnet(34, num_classes, image_size, merge, key_ratio=0.25, value_ratio=0.25)
@@ -76,8 +77,8 @@ def aw_resnet101(num_classes: int = 1000) -> nn.Module:
 def aa_wide_resnet28_10(num_classes: int = 100, image_size: int = 32) -> WideResNet:
     """AA-Wide-ResNet-28-10 of Bello et al. for CIFAR-100.
 
-    The first convolution of every block, κ = 0.2, υ = 0.1, 8 heads, at least 20 channels of keys a
-    head. Attention runs at full resolution everywhere, 32×32 in the first stage.
+    Replaces the first convolution of every block, with κ = 0.2, υ = 0.1, 8 heads and at least 20
+    key channels per head. Attention runs at full resolution everywhere, 32×32 in the first stage.
     """
 
     def first_conv(in_channels: int, out_channels: int, stride: int, size: int) -> nn.Module:
@@ -98,18 +99,17 @@ def aa_wide_resnet28_10(num_classes: int = 100, image_size: int = 32) -> WideRes
 def aa_mnasnet(
     num_classes: int = 1000, image_size: int = 224, alpha: float = 1.0, merge: str = "concat"
 ) -> MNASNet:
-    """An MnasNet with attention as Bello et al. have it: κ = υ = 0.1, 4 heads.
+    """MnasNet with attention as in Bello et al.: κ = υ = 0.1, 4 heads.
 
-    torchvision's MNASNet is MnasNet-B1, without squeeze and excitation; the paper's is another of
-    the family, so its parameter counts compare in their change only. Which of an inverted
-    bottleneck's convolutions attention joins, and in which blocks, is the project's choice: the
-    1×1 expansion, the one that mixes channels at full width (the depthwise one mixes none), where
-    the map has a stride of 16 or 32, which is at most 14×14 of a 224×224 image; no minimum for the
-    keys.
+    torchvision's MNASNet is MnasNet-B1, without squeeze and excitation. The paper uses another
+    member of the family, so only the change of the parameter count is comparable. This project
+    chose which convolutions of which inverted bottlenecks attention joins: the 1×1 expansion, which
+    mixes channels at full width (the depthwise one mixes none), where the map has a stride of 16 or
+    32, at most 14×14 for a 224×224 image. The keys have no minimum depth.
 
     Args:
         image_size, merge: as :func:`aa_resnet34`.
-        alpha: depth multiplier, torchvision's.
+        alpha: depth multiplier, as in torchvision.
     """
     network = MNASNet(alpha, num_classes)
     stride = 2  # of the stem
@@ -131,7 +131,7 @@ def aa_mnasnet(
                     max_size=-(-image_size // stride),
                     merge=merge,
                 )
-                # as torchvision initialises the convolutions of an MNASNet
+                # torchvision's initialisation of the convolutions of an MNASNet
                 nn.init.kaiming_normal_(layers[0].weight, mode="fan_out")
             stride *= depthwise.stride[0]
     return network
@@ -146,7 +146,7 @@ def _aa_resnet(
         min_key_depth_per_head=20,
         max_image_size=image_size,
         merge=merge,
-        mask_padding="none",  # images of one size: a batch is not padded
+        mask_padding="none",  # images have one size: a batch is not padded
         **ratios,
     )
     return augment(resnet, spec)

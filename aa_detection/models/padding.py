@@ -1,15 +1,15 @@
-"""Padding made invisible: an image's features must not depend on its neighbours in the batch.
+"""Padding masks: an image's features must not depend on its neighbours in the batch.
 
 Detectors pad the images of a batch with zeros to a common size and hand the backbone the padded
-tensor alone. Plain convolutions see the padding at the border only; global attention would see all
-of it, and would carry what happens at the border everywhere, and so would the averages over the map
-that weigh kernels and channels. So the backbone finds each image's real size in the tensor, and
-attention leaves the rest out.
+tensor alone. Plain convolutions see the padding only at the border. Global attention would see all
+of it and spread border effects everywhere, and so would the averages over the map that weight
+kernels and channels. So the backbone finds each image's real size in the tensor, and attention
+ignores the rest.
 
-What convolutions read at the border still depends on how far the padding reaches. An image alone is
+What convolutions read at the border still depends on how far the padding reaches. A single image is
 padded too, up to multiples of the pyramid's coarsest stride: that is the image's own canvas. Every
-3×3 convolution can be made to read zeros beyond the canvas, as it does alone at the end of the
-tensor, or beyond the image itself.
+3×3 convolution can be made to read zeros beyond the canvas, as it does at the end of a tensor that
+holds the image alone, or beyond the image itself.
 """
 
 from functools import partial
@@ -21,17 +21,16 @@ from torch import Tensor, nn
 from ..attention.positions import real_pixels
 from .resnet import blocks_with_stride, convs_with_stride, stem
 
-# what is kept out, each with what stands before it: nothing; padding from attention and gates; from
-# convolutions what the batch adds to the padding that an image has alone; all padding
+# each includes those before it: no mask; no padding in attention and gates; convolutions do not
+# read what the batch adds to the padding of a single image; they read no padding at all
 MASKS = ("none", "attention", "batch", "all")
 
 
 def real_size(images: Tensor) -> Tensor:
-    """Rows and columns of each image before it was padded with zeros at the bottom and right.
+    """Return the rows and columns of each image before zero padding at the bottom and right.
 
-    A pixel counts as padding when all its channels are exactly zero, so the normalisation must not
-    make a real pixel zero: a mean that is no whole number in some channel ensures that for 8-bit
-    images.
+    A pixel counts as padding if all its channels are exactly zero, so normalisation must not make a
+    real pixel zero. For 8-bit images, a fractional mean in some channel ensures that.
 
     Args:
         images: ``(B, C, H, W)``, normalised and padded.
@@ -49,7 +48,7 @@ def real_size(images: Tensor) -> Tensor:
 
 
 class PaddingMask:
-    """The sizes of the batch that is on its way through one ResNet, at every stride.
+    """Image sizes, at every stride, of the batch that is currently passing through a ResNet.
 
     Args:
         divisor: rows and columns of an image's canvas are multiples of it.
@@ -62,7 +61,7 @@ class PaddingMask:
         self.masks: dict[int, Tensor] = {}
 
     def begin(self, images: Tensor) -> None:
-        """Find the sizes. A batch without padding needs no mask and pays for none."""
+        """Find the sizes. A batch without padding needs no mask and costs nothing further."""
         self.masks = {}
         self.image_size = self.canvas_size = None
         if not images.numel():
@@ -77,11 +76,11 @@ class PaddingMask:
                 self.canvas_size = None
 
     def size_at(self, stride: int) -> Tensor | None:
-        """``(B, 2)`` rows and columns of the images; None: they fill the batch."""
+        """Return ``(B, 2)`` rows and columns of the images, or None if they fill the batch."""
         return None if self.image_size is None else _after(self.image_size, stride)
 
     def apply(self, x: Tensor, stride: int) -> Tensor:
-        """`x` of shape ``(B, C, H, W)``, zero outside the images' canvases."""
+        """Zero `x`, ``(B, C, H, W)``, outside the images' canvases."""
         if self.canvas_size is None:
             return x
         if stride not in self.masks:
@@ -91,29 +90,29 @@ class PaddingMask:
 
 
 def mask_padding(resnet: nn.Module, mask: str = "all", size_divisibility: int = 32) -> None:
-    """Keep zero padding out of a ResNet of detectron2's or torchvision's, by hooks.
+    """Keep zero padding out of a detectron2 or torchvision ResNet, by hooks.
 
-    Parameters and buffers keep their names. Attention and gates leave out what is not the image.
-    With norms that do not mix pixels (batch norm in evaluation, frozen batch norm) an image's
-    features are then the same, up to rounding, in any batch ("batch"), and with any padding or none
-    ("all"); norms that take statistics over the map still count the padded pixels.
+    Parameters and buffers keep their names. Attention and gates ignore everything outside the
+    image. With norms that do not mix pixels (batch norm in evaluation, frozen batch norm) an
+    image's features are then the same, up to rounding, in any batch ("batch"), or with any padding
+    or none ("all"). Norms that take statistics over the map still count padded pixels.
 
     Args:
-        mask: of :data:`MASKS`, all but "none". Convolutions see any padding ("attention"), that
-            which the image has alone ("batch"), or none ("all").
-        size_divisibility: the detector pads an image alone to multiples of it.
+        mask: one of :data:`MASKS` except "none". Convolutions see all padding ("attention"), only
+            the padding of a single image ("batch"), or none ("all").
+        size_divisibility: the detector pads a single image to multiples of it.
     """
     batch = PaddingMask(size_divisibility if mask == "batch" else 1)
     convolutions = mask != "attention"
     image_conv, stem_end = stem(resnet)
-    # partials of plain functions: a closure cannot be pickled, and a copied network would share it
+    # partials of plain functions: closures cannot be pickled, and a copied network would share them
     image_conv.register_forward_pre_hook(partial(_find_sizes, batch))
     if convolutions:
-        # zero before the ReLU and the max pooling is what pooling makes of the border of a map
+        # max pooling treats zeros before the ReLU like the border of a map
         stem_end.register_forward_hook(partial(_mask_output, batch, 2))
     for _, block, block_stride in blocks_with_stride(resnet):
         for _, conv, stride in convs_with_stride(block, block_stride):
-            if hasattr(conv, "valid_size"):  # attention's
+            if hasattr(conv, "valid_size"):  # an attention layer
                 conv.register_forward_pre_hook(partial(_tell_size, batch, stride))
             if convolutions and conv.kernel_size != (1, 1):
                 conv.register_forward_pre_hook(partial(_mask_input, batch, stride))
@@ -124,7 +123,7 @@ def mask_padding(resnet: nn.Module, mask: str = "all", size_divisibility: int = 
 
 
 def _after(size: Tensor, stride: int) -> Tensor:
-    """Every stride-2 layer of a ResNet makes ``ceil(n / 2)`` of n pixels."""
+    """Return the size after `stride`: each stride-2 layer makes ``ceil(n / 2)`` of n pixels."""
     return (size + stride - 1) // stride
 
 

@@ -1,9 +1,9 @@
-"""What detectron2's and torchvision's ResNets have in common, and where they differ.
+"""A common view of detectron2's and torchvision's ResNets.
 
-detectron2: ``stem.conv1`` (its norm inside), stages ``res2`` … ``res5``, norms inside the
+detectron2: ``stem.conv1`` (with its norm inside), stages ``res2`` … ``res5``, norms inside the
 convolutions. torchvision: ``conv1``, ``bn1``, stages ``layer1`` … ``layer4``, norms beside the
-convolutions as ``bn1``, ``bn2``, ``bn3``. Blocks of both hold ``conv1``, ``conv2``, in a bottleneck
-``conv3``, and know their ``stride``.
+convolutions as ``bn1``, ``bn2``, ``bn3``. In both, blocks have ``conv1``, ``conv2``, ``stride``
+and, if they are bottlenecks, ``conv3``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,10 +15,10 @@ STAGE_NAMES = ("res2", "res3", "res4", "res5")
 
 
 def stages(resnet: nn.Module) -> dict[str, Iterable[nn.Module]]:
-    """The stages the network has, by detectron2's names, in order.
+    """Return the network's stages by detectron2's names, in order.
 
     Raises:
-        TypeError: this is no ResNet of detectron2's or torchvision's make.
+        TypeError: `resnet` is neither a detectron2 nor a torchvision ResNet.
     """
     found = {}
     for number, name in enumerate(STAGE_NAMES, 1):
@@ -34,14 +34,14 @@ def stages(resnet: nn.Module) -> dict[str, Iterable[nn.Module]]:
 
 
 def stem(resnet: Any) -> tuple[nn.Module, nn.Module]:
-    """The module that receives the image, and the one whose output the stem's ReLU receives."""
+    """Return the module that receives the image and the one that feeds the stem's ReLU."""
     if hasattr(resnet, "stem"):
         return resnet.stem.conv1, resnet.stem.conv1
     return resnet.conv1, resnet.bn1
 
 
 def blocks_with_stride(resnet: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
-    """``(stage name, block, stride of the block's input relative to the image)``, in order."""
+    """Yield ``(stage name, block, stride of the block's input relative to the image)`` in order."""
     stride = 4  # 7×7 convolution and max pooling
     for name, stage in stages(resnet).items():
         for block in stage:
@@ -50,7 +50,7 @@ def blocks_with_stride(resnet: nn.Module) -> Iterator[tuple[str, nn.Module, int]
 
 
 def convs_with_stride(block: nn.Module, stride: int) -> Iterator[tuple[str, Any, int]]:
-    """``(name, convolution, stride of its input)`` along the block's main path."""
+    """Yield ``(name, convolution, stride of its input)`` along the block's main path."""
     for name in ("conv1", "conv2", "conv3"):
         conv = getattr(block, name, None)
         if conv is not None:
@@ -59,24 +59,24 @@ def convs_with_stride(block: nn.Module, stride: int) -> Iterator[tuple[str, Any,
 
 
 def spatial_conv_name(block: nn.Module) -> str:
-    """The convolution the papers replace: a bottleneck's 3×3, a basic block's first 3×3."""
+    """Name the convolution the papers replace: a bottleneck's 3×3, a basic block's first 3×3."""
     return "conv2" if hasattr(block, "conv3") else "conv1"
 
 
 def branch_end(block: nn.Module) -> nn.Module:
-    """The module whose output a block adds to its shortcut."""
+    """Return the module whose output a block adds to its shortcut."""
     last = "conv3" if hasattr(block, "conv3") else "conv2"
     return getattr(block, norm_beside(last), getattr(block, last))
 
 
 def norm_beside(conv_name: str) -> str:
-    """torchvision's name of the norm that follows a convolution of a block."""
+    """Return torchvision's name of the norm that follows a block's convolution."""
     return conv_name.replace("conv", "bn")
 
 
 def is_frozen_norm(norm: object) -> bool:
-    """Whether `norm` is a batch norm with frozen statistics, detectron2's or torchvision's."""
-    return type(norm).__name__ == "FrozenBatchNorm2d"  # both are named so, and neither is imported
+    """Return whether `norm` is a frozen batch norm of detectron2 or torchvision."""
+    return type(norm).__name__ == "FrozenBatchNorm2d"  # compared by name, to import neither
 
 
 def _step(block: nn.Module) -> int:

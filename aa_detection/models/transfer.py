@@ -1,4 +1,4 @@
-"""Weights of a plain network into its attention-augmented twin, by the model's own names."""
+"""Load a plain network's weights into its attention-augmented twin, by the model's own names."""
 
 import re
 from collections import Counter, OrderedDict
@@ -13,25 +13,24 @@ from ..layers.aa_conv import AAConv2d
 from .resnet import is_frozen_norm, norm_beside
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
-# counters of training: no weights, and not every framework's model has them
+# training counters: not weights, and not in every framework's model
 BOOKKEEPING = ("num_batches_tracked", "loss_normalizer")
 
 
 @dataclass
 class LoadReport:
-    """Where the tensors of a model came from; names are the model's.
+    """Where a model's tensors came from; names are the model's.
 
     Attributes:
-        sliced: of which the model keeps a part (see :func:`fit_weights`).
-        reindexed: distance tables of another size.
-        fresh: the model's own, which the checkpoint lacks or has in another shape.
-        unused: the checkpoint's, which the model lacks or has in another shape.
-        misfits: for those of another shape the checkpoint's shape and the model's.
-        backbone_share: parameters of the backbone that were loaded, 0 … 1; None for a network that
-            is no detector's.
-        other_merge: how the checkpoint merges attention with its convolution where the model does
-            it in the other way (`merge` of :class:`aa_detection.AAConv2d`); nothing of such a layer
-            and its norm is loaded. None: in the same way.
+        sliced: tensors of which the model keeps a part (see :func:`fit_weights`).
+        reindexed: distance tables resized to the model's.
+        fresh: tensors of the model that the checkpoint lacks or has in another shape.
+        unused: tensors of the checkpoint that the model lacks or has in another shape.
+        misfits: the checkpoint's and the model's shape of each tensor whose shapes differ.
+        backbone_share: share of the backbone's parameters that were loaded, 0 … 1; None if the
+            network is not a detector.
+        other_merge: the checkpoint's `merge` (see :class:`aa_detection.AAConv2d`) if it differs
+            from the model's; nothing of such a layer and its norm is loaded. None: they agree.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -44,7 +43,7 @@ class LoadReport:
     other_merge: str | None = None
 
     def lines(self) -> Iterator[str]:
-        """One line a group, for a log."""
+        """Yield one line per group, for a log."""
         total = sum(map(len, (self.loaded, self.sliced, self.reindexed, self.fresh)))
         share = self.backbone_share
         yield (
@@ -64,17 +63,16 @@ class LoadReport:
 def fit_weights(
     model: nn.Module, weights: dict[str, Tensor]
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """What of `weights` fits into `model`, plain convolutions and other distances made to.
+    """Select the `weights` that fit into `model`, adapting plain convolutions and distance tables.
 
-    Of a plain convolution an :class:`AAConv2d` that concatenates keeps the first ``out_channels -
-    value_depth`` filters, and the norm that follows it keeps their statistics; the rest of the norm
-    is the model's own, but for a frozen norm's bias (see :func:`aa_detection.augment`). A distance
-    table of another size is re-indexed by distance: of a larger one the middle is kept, and beyond
-    the ends of a smaller one its ends are repeated, which is what the operator makes of distances
-    beyond its table.
+    An :class:`AAConv2d` that concatenates keeps the first ``out_channels - value_depth`` filters of
+    a plain convolution, and the norm that follows it keeps their statistics. The rest of the norm
+    is the model's own, except for a frozen norm's bias (see :func:`aa_detection.augment`). Distance
+    tables of another size are re-indexed by distance: a larger table keeps its middle, and a
+    smaller one repeats its ends, as the operator does for distances beyond its table.
 
     Args:
-        weights: by the model's names.
+        weights: keyed by the model's names.
 
     Returns:
         Tensors to load, and the report.
@@ -112,8 +110,8 @@ def fit_weights(
 
 
 def load_fitting(model: nn.Module, fitting: dict[str, Tensor]) -> None:
-    """Load what :func:`fit_weights` returned for this model."""
-    # a dict has lost the versions of the layers, without which some refuse to load
+    """Load the tensors that :func:`fit_weights` returned for this model."""
+    # a dict has lost the layers' versions, without which some layers refuse to load
     state: Any = OrderedDict(fitting)
     own: Any = model.state_dict()
     state._metadata = own._metadata
@@ -121,7 +119,7 @@ def load_fitting(model: nn.Module, fitting: dict[str, Tensor]) -> None:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> LoadReport:
-    """Load what fits into `model` (see :func:`fit_weights`); the rest stays the model's own."""
+    """Load what fits into `model` (see :func:`fit_weights`) and leave the rest unchanged."""
     fitting, report = fit_weights(model, weights)
     load_fitting(model, fitting)
     return report
@@ -134,7 +132,7 @@ def _slice_plain_conv(
     own: dict[str, Tensor],
     weights: dict[str, Tensor],
 ) -> list[str]:
-    """Cut a plain convolution in `weights`, in place; returns the names that were cut."""
+    """Cut a plain convolution in `weights`, in place, and return the names that were cut."""
     weight = weights.get(f"{prefix}weight")
     if module.weight is None or weight is None:
         return []
@@ -152,7 +150,7 @@ def _slice_plain_conv(
             if key not in weights or key not in own or weights[key].shape != own[key].shape:
                 continue
             if tensor == "bias" and is_frozen_norm(modules[norm]):
-                continue  # what is left of the filters given up: their mean
+                continue  # keep the bias: it is the mean of the dropped filters
             filled = own[key].to(weights[key], copy=True)
             filled[:kept] = weights[key][:kept]
             weights[key] = filled
@@ -161,7 +159,7 @@ def _slice_plain_conv(
 
 
 def _norms_behind(prefix: str) -> list[str]:
-    """Names that the norm behind a convolution has: within it, and in torchvision beside it."""
+    """Return possible names of the norm behind a convolution: in it, or beside it (torchvision)."""
     *parents, conv_name, _ = f".{prefix}".split(".")
     norms = [f"{prefix}norm"]
     if norm_beside(conv_name) != conv_name:
@@ -170,7 +168,7 @@ def _norms_behind(prefix: str) -> list[str]:
 
 
 def _merge_of(prefix: str, module: AAConv2d, weights: dict[str, Tensor]) -> str | None:
-    """How `weights` merge this layer's attention; None: they have none, or none of its width."""
+    """Return how `weights` merge this layer's attention; None if they have none of its width."""
     proj, weight = (weights.get(f"{prefix}{name}") for name in ("proj.weight", "weight"))
     if proj is None or proj.ndim != 4:
         return None
@@ -181,7 +179,7 @@ def _merge_of(prefix: str, module: AAConv2d, weights: dict[str, Tensor]) -> str 
 
 
 def _reindex_tables(prefix: str, module: AAConv2d, weights: dict[str, Tensor]) -> list[str]:
-    """Bring distance tables in `weights`, in place, to the model's size; returns their names."""
+    """Resize distance tables in `weights`, in place, to the model's; return their names."""
     changed = []
     for table, size in (("rel_h", module.max_size[0]), ("rel_w", module.max_size[1])):
         key = f"{prefix}{table}"
@@ -199,7 +197,7 @@ def _reindex_tables(prefix: str, module: AAConv2d, weights: dict[str, Tensor]) -
 
 
 def _by_module(names: list[str]) -> str:
-    """``res3.*.conv2 (20), head.cls_score (2)``: blocks of a stage and layers of a tower as one."""
+    """Summarise as ``res3.*.conv2 (20), head.cls_score (2)``, merging blocks and tower layers."""
     counts: Counter[str] = Counter()
     for name in names:
         module = name.rpartition(".")[0] or name

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, size: int) -> nn.Module:
-    """A block's first convolution as the paper has it; `size` is the side of its output map."""
+    """Build a block's first convolution as in the paper; `size` is the side of its output map."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
 class PreActivationBlock(nn.Module):
-    """Norm, ReLU and convolution, twice, and the shortcut.
+    """Norm, ReLU and convolution, twice, plus the shortcut.
 
-    Where the channels change, the shortcut is a 1×1 convolution of the activated input.
+    If the number of channels changes, the shortcut is a 1×1 convolution of the activated input.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WideResNet(nn.Module):
     Args:
         depth: convolutions along the main path; 6n + 4.
         width: the widening factor k.
-        image_size: side of the images, which tells `first_conv` the sizes of its maps.
+        image_size: side of the images; determines the map sizes passed to `first_conv`.
         first_conv: makes the first convolution of every block from its input and output channels,
             its stride and the side of its output map.
 
@@ -56,7 +56,7 @@ class WideResNet(nn.Module):
         ``(B, 3, H, W)`` to ``(B, num_classes)``.
 
     Raises:
-        ValueError: a depth that is not 6n + 4.
+        ValueError: depth is not 6n + 4.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class WideResNet(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
         self.fc = nn.Linear(channels, num_classes)
         nn.init.zeros_(self.fc.bias)
-        # the convolutions of the network, not the projections within an attention
+        # the network's convolutions, not the projections inside attention layers
         _initialise(self.conv1)
         for block in chain(*stages):
             for conv in (block.conv1, block.conv2, block.shortcut):

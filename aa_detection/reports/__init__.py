@@ -1,4 +1,4 @@
-"""A training run, or several, as one HTML page."""
+"""One or more training runs as one HTML page."""
 
 from .page import report_page
 from .runs import TrainedRun, read_run

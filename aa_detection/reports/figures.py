@@ -1,4 +1,4 @@
-"""The report's curves and bars, as SVG to stand inside the page."""
+"""The report's line and bar charts, as inline SVG."""
 
 import io
 import math
@@ -13,11 +13,11 @@ from ..comparison import Difference
 from ..comparison.plots import draw_differences, without_mathematics
 from .runs import Series
 
-# apart from each other, readable on white and on black, told apart by most colour-blind eyes
+# distinct, readable on white and on black, and distinguishable by most colour-blind readers
 COLOURS = ("#3b82d6", "#e0752d", "#2f9e6e", "#b565c4", "#c9a227", "#6b7a90")
 _STYLE = {
-    "svg.fonttype": "none",  # the page's own letters, that can be searched and scaled
-    "svg.hashsalt": "aa_detection",  # the same input makes the same page
+    "svg.fonttype": "none",  # real text in the page's font, which can be searched and scaled
+    "svg.hashsalt": "aa_detection",  # the same input gives the same page
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -27,11 +27,11 @@ _STYLE = {
 
 
 def curves(series: Mapping[str, Series], label: str, *, bottom: float | None = None) -> str:
-    """Lines over the iterations, one a name.
+    """Plot lines over the iterations, one per name.
 
     Args:
         label: of the vertical axis.
-        bottom: where the vertical axis starts; default, by the data.
+        bottom: start of the vertical axis; default, from the data.
     """
     figure, axes = _figure()
     for i, (name, points) in enumerate(series.items()):
@@ -47,9 +47,9 @@ def curves(series: Mapping[str, Series], label: str, *, bottom: float | None = N
 
 
 def bars(values: Mapping[str, Mapping[str, float]], label: str) -> str:
-    """Groups of horizontal bars: by run, the value of each name. NaN leaves its place empty.
+    """Plot groups of horizontal bars, keyed by run, then by name. NaN leaves a gap.
 
-    The first run's largest stand on top.
+    The names are sorted by the first run's values, the largest on top.
     """
     first = next(iter(values.values()))
     names = sorted(first, key=lambda name: (math.isnan(first[name]), -first[name]))
@@ -67,7 +67,7 @@ def bars(values: Mapping[str, Mapping[str, float]], label: str) -> str:
 
 
 def precision_recall(curves: Mapping[str, Sequence[tuple[float, np.ndarray, np.ndarray]]]) -> str:
-    """By run, curves of ``(IoU, recalls, precisions in percent)``; the first of a run solid."""
+    """Plot curves by run of (IoU, recalls, precisions in percent); a run's first curve is solid."""
     figure, axes = _figure()
     for i, (run, of_run) in enumerate(curves.items()):
         for (iou, recall, precision), dash in zip(of_run, ("-", "--", ":")):
@@ -78,7 +78,7 @@ def precision_recall(curves: Mapping[str, Sequence[tuple[float, np.ndarray, np.n
 
 
 def differences(rows: Mapping[str, Difference], label: str) -> str:
-    """Differences with their intervals; those that hold zero are grey."""
+    """Plot differences with their intervals, in grey if the interval contains zero."""
     rows = {name: row for name, row in rows.items() if not math.isnan(row.difference)}
     figure, axes = _figure(height=1.0 + 0.25 * len(rows))
     draw_differences(axes, rows)
@@ -102,5 +102,5 @@ def _svg(figure: Figure) -> str:
     with rc_context(_STYLE):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]  # an XML declaration has no place inside a page
-    return svg.replace("#000000", "currentColor")  # black of the page, which may be white
+    svg = svg[svg.index("<svg") :]  # an XML declaration is not allowed inside HTML
+    return svg.replace("#000000", "currentColor")  # the page's text colour, which may be white

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing but itself."""
+"""The report: one self-contained HTML file."""
 
 import base64
 import io
@@ -29,7 +29,7 @@ from . import figures
 from .images import ImageScore, best_and_worst, score_images
 from .runs import TrainedRun
 
-_IMAGES = 4  # of the best, and of the worst
+_IMAGES = 4  # best, and as many worst
 _CURVES_AT = (0.5, 0.75)  # IoU
 
 
@@ -41,7 +41,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """A run with what its detections are worth."""
+    """A run with the metrics of its detections."""
 
     run: TrainedRun
     metrics: dict[str, float]  # AP … APl in percent
@@ -49,7 +49,7 @@ class _Evaluated:
     curves: list[tuple[float, np.ndarray, np.ndarray]]  # IoU, recall, precision in percent
     best: list[ImageScore]
     worst: list[ImageScore]
-    detections: dict[int, list[dict[str, Any]]]  # by image, those drawn
+    detections: dict[int, list[dict[str, Any]]]  # by image; those that are drawn
 
 
 def report_page(
@@ -59,20 +59,19 @@ def report_page(
     detectors: Mapping[str, BaseDetector] | None = None,
     score_threshold: float = 0.5,
 ) -> str:
-    """The page, as HTML.
+    """Return the page as HTML.
 
-    AP is computed from the detections, with COCO's own code. Every run after the first is compared
+    AP is computed from the detections with COCO's own code. Every run after the first is compared
     with the first.
 
     Args:
-        runs: with names of their own.
-        dataset: what the detections of all of them are on.
-        detectors: by the run's name; of those, attention on two images is shown.
-        score_threshold: of the detections that are drawn and that rank the images.
+        runs: with unique names.
+        dataset: the dataset that all their detections belong to.
+        detectors: by run name; the page shows their attention on two images.
+        score_threshold: for drawing detections and ranking images.
 
     Raises:
-        DatasetError: annotations, detections or images that cannot be read or do not belong
-            together.
+        DatasetError: annotations, detections or images cannot be read or do not belong together.
     """
     coco = load_annotations(dataset.annotation_file)
     evaluated = [_evaluate(run, coco, score_threshold) for run in runs]
@@ -154,7 +153,7 @@ def _comparison(coco: COCO, run: TrainedRun, baseline: TrainedRun) -> tuple[Comp
 
 
 def _training_curves(runs: Sequence[TrainedRun]) -> list[tuple[str, Markup]]:
-    """Titles and figures; what no run has twice is left out."""
+    """Return titles and figures; series with fewer than two points in every run are left out."""
     if len(runs) == 1:
         losses, ap = runs[0].losses, runs[0].evaluations
     else:
@@ -167,7 +166,7 @@ def _training_curves(runs: Sequence[TrainedRun]) -> list[tuple[str, Markup]]:
         ("AP", ap, "%"),
         ("Learning rate", rates, "learning rate"),
     ):
-        # one point is no curve: a run's only evaluation is in the table
+        # one point is not a curve; a run's only evaluation is in the table
         series = {name: points for name, points in series.items() if len(points) > 1}
         if series:
             found.append((title, Markup(figures.curves(series, label, bottom=0))))
@@ -185,7 +184,7 @@ def _image_section(
 
 
 def _pair(score: ImageScore, evaluated: _Evaluated, coco: COCO, dataset: CocoDataset) -> _Picture:
-    """Ground truth beside detections."""
+    """Draw ground truth beside detections."""
     truth = coco.imgToAnns[score.image_id]
     found = evaluated.detections[score.image_id]
     names = {category_id: category["name"] for category_id, category in coco.cats.items()}
@@ -200,7 +199,7 @@ def _pair(score: ImageScore, evaluated: _Evaluated, coco: COCO, dataset: CocoDat
 def _attention(
     evaluated: _Evaluated, coco: COCO, dataset: CocoDataset, detector: BaseDetector
 ) -> list[_Picture]:
-    """Every head of every layer from the centre of the surest detection, on a best and a worst."""
+    """Draw all heads of all layers from the top detection's centre, on a best and a worst image."""
     pictures = []
     for score in (*evaluated.best[:1], *evaluated.worst[:1]):
         image = np.asarray(_read(score, coco, dataset))[:, :, ::-1]
@@ -219,7 +218,7 @@ def _read(score: ImageScore, coco: COCO, dataset: CocoDataset) -> Image.Image:
 
 
 def _differing_keys(runs: Sequence[TrainedRun]) -> list[tuple[str, list[str]]]:
-    """Keys on which the configurations differ, with every run's value."""
+    """Return the keys on which the configs differ, with every run's value."""
     flat = [_flat(run.config) for run in runs]
     keys = sorted(set().union(*flat))
     rows = [(key, [str(each.get(key, "–")) for each in flat]) for key in keys]

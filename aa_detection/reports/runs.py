@@ -1,4 +1,4 @@
-"""What a run left in its output directory."""
+"""Read the output directory of a run."""
 
 import math
 import os
@@ -12,19 +12,19 @@ from ..config import ConfigError, parse_yaml
 from ..data.annotations import parse_json
 from ..evaluation.coco_ap import METRICS
 
-Series = list[tuple[int, float]]  # (iteration, value) in the order of the iterations
+Series = list[tuple[int, float]]  # (iteration, value), ordered by iteration
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One output directory, of either engine.
+    """The output directory of a run on either engine.
 
     Attributes:
         name: of the directory.
         config: the content of ``config.yaml``.
-        scalars: what ``metrics.json`` holds, by name; values that are no number are left out.
+        scalars: content of ``metrics.json`` by name, without values that are not numbers.
         result_file: the detections on `dataset`, in COCO's format.
-        dataset: the test dataset that the report is about, the first of the config.
+        dataset: the test dataset of the report, the first in the config.
     """
 
     name: str
@@ -36,29 +36,29 @@ class TrainedRun:
 
     @property
     def augmented(self) -> bool:
-        """Whether the backbone has attention that can be looked at."""
+        """Return whether the backbone has attention that can be shown."""
         return self.config["MODEL"].get("ATTENTION", {}).get("CONV") == "aa"
 
     @property
     def evaluations(self) -> dict[str, Series]:
-        """COCO's metrics of every evaluation, in percent, in COCO's order."""
+        """Return COCO's metrics of every evaluation, in percent, in COCO's order."""
         prefix = "bbox/" if f"bbox/{METRICS[0]}" in self.scalars else f"{self.dataset}/bbox/"
         found = ((name, self.scalars.get(prefix + name, [])) for name in METRICS)
         return {name: series for name, series in found if series}
 
     @property
     def losses(self) -> dict[str, Series]:
-        """The total first, then its parts."""
+        """Return the losses, the total first."""
         names = [name for name in self.scalars if name.startswith("loss_")]
         found = ((name, self.scalars.get(name, [])) for name in ("total_loss", *sorted(names)))
         return {name: series for name, series in found if series}
 
 
 def read_run(folder: str | os.PathLike[str]) -> TrainedRun:
-    """Read an output directory; the config is that of ``config.yaml``, or of ``model_final.pth``.
+    """Read an output directory, with the config from ``config.yaml`` or ``model_final.pth``.
 
     Raises:
-        ConfigError: it is none, or the run was not evaluated.
+        ConfigError: it is not an output directory, or the run was not evaluated.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -110,7 +110,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_scalars(path: Path) -> dict[str, Series]:
-    """By name; a run resumed without its file, or evaluated only, has none."""
+    """Read scalars by name; empty without the file (resumed without it, or only evaluated)."""
     if not path.exists():
         return {}
     series: dict[str, dict[int, float]] = defaultdict(dict)
@@ -126,5 +126,5 @@ def _read_scalars(path: Path) -> dict[str, Series]:
             ) from None
         for key, value in row.items():
             if key != "iteration" and type(value) in (int, float) and abs(value) < math.inf:
-                series[key][iteration] = float(value)  # of two runs in one folder, the later
+                series[key][iteration] = float(value)  # of two runs in one folder, the later wins
     return {key: sorted(values.items()) for key, values in series.items()}

@@ -1,4 +1,4 @@
 """Pictures of datasets, detections and attention.
 
-Some modules are commands as well, and therefore none is imported here.
+Some modules are commands as well, so this package imports none of them.
 """

@@ -1,4 +1,4 @@
-"""Attention maps as a still picture: a row a layer, a column a head, as the paper shows them."""
+"""Attention maps as a still figure, one row per layer and one column per head, as in the paper."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,33 +11,33 @@ from .colours import heat_colours
 
 _SIDE = 112  # pixels of a cell's longer side
 _GAP = 4
-_LEFT, _TOP = 104, 46  # for the layers' names, for the title and the heads' numbers
+_LEFT, _TOP = 104, 46  # margins for the layers' names, and for the title and the heads' numbers
 _TITLE_SIZE, _LABEL_SIZE = 16, 13
 _PAPER, _INK, _SOFT = (255, 255, 255), (27, 31, 38), (89, 97, 110)
 _MARK = (57, 213, 255)
-_LEAST, _MOST = 0.27, 0.9  # of the heat's colour over the picture, at no weight and at the largest
+_LEAST, _MOST = 0.27, 0.9  # opacity of the heat over the image, at zero and at the largest weight
 
 
 def attention_figure(
     image: np.ndarray, attention: PictureAttention, points: Sequence[tuple[float, float]]
 ) -> Iterator[Image.Image]:
-    """A figure for each query point, which is marked in every cell.
+    """Yield a figure for each query point, which is marked in every cell.
 
-    Each map is coloured from 0 to its own largest weight.
+    The colours of each map range from 0 to its own largest weight.
 
     Args:
-        image: ``(H, W, 3)`` uint8, BGR; the picture that `attention` is of.
-        points: ``(x, y)`` in pixels of the picture.
+        image: ``(H, W, 3)`` uint8, BGR; the image that `attention` belongs to.
+        points: ``(x, y)`` in pixels of the image.
 
     Raises:
-        ValueError: a point outside the picture.
+        ValueError: a point is outside the image.
     """
     maps = attention.maps(points)
     height, width = attention.picture_size
     scale = _SIDE / max(height, width)
     columns, rows = (max(1, round(scale * n)) for n in (width, height))
     picture = Image.fromarray(image[:, :, ::-1]).resize((columns, rows), Image.Resampling.BOX)
-    # without its own colours, which are the heat's
+    # grey, so that the only colours are those of the heat
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[:, :, None]
     colours = heat_colours().astype(np.float32)
     heads = max(layer.q.shape[0] for layer in attention.layers)

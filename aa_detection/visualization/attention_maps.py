@@ -1,7 +1,7 @@
-"""What every head of every augmented layer attends to, on a picture.
+"""Record what every head of every augmented layer attends to in an image.
 
-The queries, keys and distance tables of the layers are kept while the network runs once; the maps
-of a query point are computed from them when they are asked for, and of that point alone.
+One forward pass stores the layers' queries, keys and distance tables. The maps of a query point are
+computed from them on demand, for that point only.
 """
 
 import math
@@ -21,24 +21,24 @@ Size = tuple[int, int]  # rows, columns
 
 
 class NoAttentionError(ValueError):
-    """A network without an augmented convolution."""
+    """The network has no augmented convolution."""
 
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """One augmented layer's attention in one picture.
+    """One augmented layer's attention in one image.
 
-    The layer attends on a grid over the picture, at half the resolution of its maps where it pools.
-    A grid's points lie at the centres of the receptive fields, in a ResNet at every `stride`-th
-    pixel of the network's input from the first.
+    The layer attends on a grid over the image, at half the resolution of its maps if it pools. The
+    grid points are the centres of the receptive fields: in a ResNet, every `stride`-th pixel of the
+    network's input, from the first.
 
     Attributes:
         name: of the module in the network.
-        picture_size: of the picture, rows and columns.
+        picture_size: rows and columns of the image.
         q, k: ``(heads, H, W, d_k)``.
         rel_h, rel_w: the layer's distance tables, or None.
-        origin, step: where the first grid point lies in the picture and how far the next is, as
-            ``(y, x)`` in pixels of the picture, whose first pixel has its centre at 0.5.
+        origin, step: position of the first grid point in the image and distance to the next, as
+            ``(y, x)`` in pixels of the image, whose first pixel has its centre at 0.5.
     """
 
     name: str
@@ -52,7 +52,7 @@ class LayerAttention:
 
     @property
     def label(self) -> str:
-        """The name for people: ``res4.2`` for ``backbone.bottom_up.res4.2.conv2``."""
+        """Return a short name: ``res4.2`` for ``backbone.bottom_up.res4.2.conv2``."""
         block = re.search(r"(?:res|layer)\d\.\d+", self.name)
         return block[0] if block else self.name
 
@@ -62,22 +62,22 @@ class LayerAttention:
         return self.q.shape[1], self.q.shape[2]
 
     def grid_points(self, points: Sequence[tuple[float, float]]) -> Tensor:
-        """``(n, 2)``: row and column of the grid point next to each ``(x, y)`` of the picture."""
+        """Return ``(n, 2)``: row and column of the grid point nearest to each ``(x, y)``."""
         places = torch.tensor([(y, x) for x, y in points], dtype=torch.float64).reshape(-1, 2)
         places = (places - torch.tensor(self.origin)) / torch.tensor(self.step)
         return (places + 0.5).floor().long().clamp(min=0).minimum(torch.tensor(self.size) - 1)
 
     def maps(self, points: Sequence[tuple[float, float]]) -> Tensor:
-        """``(heads, n, H, W)``: the weights of the grid points next to each ``(x, y)``."""
+        """Return ``(heads, n, H, W)`` weights of the grid points nearest to each ``(x, y)``."""
         grid_points = self.grid_points(points).to(self.q.device)
         tables = self.rel_h, self.rel_w
         return attention_at(self.q[None], self.k[None], *tables, grid_points)[0]
 
     def spread(self, maps: Tensor, size: Size | None = None) -> Tensor:
-        """Maps ``(…, H, W)`` as ``(…, *size)`` over the picture, bilinear between grid points.
+        """Interpolate maps ``(…, H, W)`` bilinearly to ``(…, *size)`` over the image.
 
         Args:
-            size: rows and columns to draw the picture at; default, its own.
+            size: rows and columns at which to draw the image; default, its own.
         """
         vertical, horizontal = (
             _interpolation(n, picture / n, origin, step, grid)
@@ -90,16 +90,16 @@ class LayerAttention:
 
 @dataclass(frozen=True)
 class PictureAttention:
-    """Every augmented layer's attention in one picture, in the order in which they ran."""
+    """Attention of every augmented layer in one image, in the order of execution."""
 
     picture_size: Size
     layers: list[LayerAttention]
 
     def maps(self, points: Sequence[tuple[float, float]]) -> list[Tensor]:
-        """``(heads, n, H, W)`` of each layer; points are ``(x, y)`` in pixels of the picture.
+        """Return ``(heads, n, H, W)`` of each layer; points are ``(x, y)`` in image pixels.
 
         Raises:
-            ValueError: a point outside the picture.
+            ValueError: a point is outside the image.
         """
         height, width = self.picture_size
         for x, y in points:
@@ -111,7 +111,7 @@ class PictureAttention:
 
 
 class AttentionRecord:
-    """What :func:`record_attention` keeps of one forward pass of a batch."""
+    """Data that :func:`record_attention` stores from the forward pass of one batch."""
 
     def __init__(self) -> None:
         self.batch_size: Size | None = None  # of the padded batch that the network received
@@ -120,16 +120,16 @@ class AttentionRecord:
     def of_picture(
         self, index: int = 0, *, picture_size: Size | None = None, input_size: Size | None = None
     ) -> PictureAttention:
-        """The attention in one picture of the batch.
+        """Return the attention in one image of the batch.
 
         Args:
-            index: the picture's place in the batch.
-            input_size: rows and columns of the picture in the batch, without padding; default, all.
-            picture_size: its rows and columns before it was resized, in which points are given;
-                default, `input_size`.
+            index: position of the image in the batch.
+            input_size: rows and columns of the image in the batch, without padding; default, all.
+            picture_size: rows and columns before resizing, the coordinates of points; default,
+                `input_size`.
 
         Raises:
-            ValueError: nothing was recorded, or a layer whose maps no stride explains.
+            ValueError: nothing was recorded, or a layer's grid does not match any stride.
         """
         if self.batch_size is None or not self.layers:
             raise ValueError("no forward pass was recorded: run the network inside the block")
@@ -141,7 +141,7 @@ class AttentionRecord:
             grid = _size(queries_and_keys)
             stride = _stride(name, self.batch_size, grid)
             if valid_size is not None:
-                rows, columns = valid_size[index].tolist()  # padding gets no weight
+                rows, columns = valid_size[index].tolist()  # padding has no weight
                 queries_and_keys = queries_and_keys[:, :, :rows, :columns]
             q, k = queries_and_keys[index].unflatten(0, (2, module.num_heads, -1)).movedim(2, -1)
             rel_h, rel_w = (t if t is None else t.detach() for t in (module.rel_h, module.rel_w))
@@ -162,19 +162,19 @@ class AttentionRecord:
 
 @contextmanager
 def record_attention(network: nn.Module) -> Iterator[AttentionRecord]:
-    """Records the attention of the forward pass that runs inside the ``with`` block.
+    """Record the attention of the forward pass that runs inside the ``with`` block.
 
-    Of each layer only queries and keys are kept::
+    Only the queries and keys of each layer are kept::
 
         with record_attention(classifier) as record:
             classifier(batch)
         maps = record.of_picture(0).maps([(x, y)])
 
     Args:
-        network: anything with an :class:`aa_detection.AAConv2d` in it.
+        network: any module that contains an :class:`aa_detection.AAConv2d`.
 
     Raises:
-        NoAttentionError: there is none in it.
+        NoAttentionError: it contains none.
         ValueError: more than one forward pass ran.
     """
     layers = [
@@ -214,7 +214,7 @@ def _keep(
 ) -> None:
     if name in record.layers:
         raise ValueError(f"{name} ran twice: record one forward pass at a time")
-    # a copy, so that the values' channels can go
+    # a copy, so that the memory of the values can be freed
     queries_and_keys = out.detach()[:, : 2 * layer.key_depth].clone()
     valid_size = layer.valid_size
     if valid_size is not None:
@@ -229,7 +229,7 @@ def _size(maps: Tensor) -> Size:
 
 
 def _stride(name: str, image: Size, grid: Size) -> int:
-    """Of the image: a layer of stride 2 makes ``ceil(n / 2)`` of n pixels."""
+    """Return the grid's stride in the image: a stride-2 layer makes ``ceil(n / 2)`` of n pixels."""
     for stride in (2**power for power in range(math.ceil(math.log2(max(image))) + 1)):
         if all(math.ceil(n / stride) == m for n, m in zip(image, grid)):
             return stride
@@ -237,9 +237,9 @@ def _stride(name: str, image: Size, grid: Size) -> int:
 
 
 def _interpolation(n: int, pixel: float, origin: float, step: float, grid: int) -> Tensor:
-    """``(n, grid)``: how much of each grid point n pixels have, each `pixel` picture pixels wide.
+    """Return ``(n, grid)`` weights that interpolate n pixels, each `pixel` image pixels wide.
 
-    Beyond the outermost grid points it is theirs.
+    Beyond the outermost grid points, the values of those points apply.
     """
     place = ((torch.arange(n) + 0.5) * pixel - origin) / step
     place = place.clamp(0, grid - 1)

@@ -1,8 +1,8 @@
-"""One HTML file in which the mouse moves the query over a picture.
+"""An HTML file in which the mouse moves the query over an image.
 
-The file needs nothing but itself: it holds the picture, and of every layer the queries, keys and
-distance tables in half precision, from which the browser computes the attention of the point under
-the mouse as :func:`aa_detection.attention.attention_at` does.
+The file is self-contained: it holds the image and, in half precision, the queries, keys and
+distance tables of every layer. From these the browser computes the attention of the point under the
+mouse, as :func:`aa_detection.attention.attention_at` does.
 """
 
 import base64
@@ -21,7 +21,7 @@ from ..evaluation import Detections
 from .attention_maps import LayerAttention, PictureAttention
 from .colours import heat_colours
 
-_PICTURE_SIDE = 1280  # pixels; a larger picture is shown smaller
+_PICTURE_SIDE = 1280  # pixels; larger images are shrunk
 
 
 def attention_page(
@@ -32,14 +32,14 @@ def attention_page(
     points: Sequence[tuple[float, float]],
     title: str,
 ) -> str:
-    """The page, as HTML.
+    """Return the page as HTML.
 
     Args:
-        image: ``(H, W, 3)`` uint8, BGR; the picture that `attention` is of.
+        image: ``(H, W, 3)`` uint8, BGR; the image that `attention` belongs to.
         detections: drawn, and offered as query points.
         class_names: of the detections' classes.
-        points: ``(x, y)`` in pixels of the picture, offered as query points; the page opens with
-            the first.
+        points: ``(x, y)`` in pixels of the image, offered as query points; the page opens with the
+            first.
         title: such as the file's name.
     """
     content = {
@@ -56,7 +56,7 @@ def attention_page(
         ],
         "points": [list(point) for point in points],
     }
-    # "<" as an escape: a name must not end the script that holds it
+    # escape "<", so that a name cannot end the script element
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     template = resources.files(__package__).joinpath("attention_page.html")
     return template.read_text(encoding="utf-8").replace("{{DATA}}", data)

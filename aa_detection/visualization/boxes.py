@@ -1,4 +1,4 @@
-"""Boxes with labels on a picture."""
+"""Boxes with labels on an image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# Apart from each other and from most backgrounds; white text can be read on each.
+# Distinct from each other and from most backgrounds; white text is legible on each.
 _COLOURS = (
     (214, 39, 40), (31, 119, 180), (35, 139, 60), (148, 70, 189), (204, 85, 0),
     (0, 128, 138), (190, 30, 120), (120, 94, 40), (60, 70, 200), (90, 100, 110),
@@ -26,14 +26,14 @@ def draw_boxes(
     """Draw annotations or detections in COCO's format, each with its class and score.
 
     Args:
-        canvas: RGB, drawn on.
+        canvas: RGB, drawn on in place.
         names: of all category ids; a category has the same colour on every canvas.
-        scale, corner: where the picture that the records are of stands on the canvas.
+        scale, corner: scale and position on the canvas of the image that the records refer to.
         line, label_size: in pixels.
     """
     colours = {key: _COLOURS[i % len(_COLOURS)] for i, key in enumerate(sorted(names))}
     draw = ImageDraw.Draw(canvas)
-    # the large ones first, so that no box hides inside another's outline
+    # large boxes first, so that no box hides inside another's outline
     records = sorted(records, key=lambda record: -record["bbox"][2] * record["bbox"][3])
     boxes: list[Sequence[float]] = []
     for record in records:
@@ -43,7 +43,7 @@ def draw_boxes(
             sides.append([min(max(0, round(first + edge)), last - 1) for edge in edges])
         boxes.append([sides[0][0], sides[1][0], sides[0][1], sides[1][1]])
         draw.rectangle(boxes[-1], outline=colours[record["category_id"]], width=line)
-    # Labels keep off each other, and off objects that they would hide.
+    # Labels avoid each other, and small objects that they would hide.
     taken = [box for box in boxes if box[3] - box[1] < 3 * label_size]
     for record, box in zip(records, boxes):
         text = names[record["category_id"]]
@@ -55,7 +55,7 @@ def draw_boxes(
 def annotate(
     image: np.ndarray, records: Sequence[Mapping[str, Any]], names: Mapping[int, str]
 ) -> np.ndarray:
-    """A copy of a picture with its detections drawn, in lines that suit its size.
+    """Return a copy of an image with its detections drawn, in lines that suit its size.
 
     Args:
         image: ``(H, W, 3)`` uint8, BGR.
@@ -69,7 +69,7 @@ def annotate(
 
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Pillow's own, so that a picture needs no system fonts."""
+    """Return Pillow's built-in font, so that no system font is needed."""
     return ImageFont.load_default(size)
 
 
@@ -82,7 +82,7 @@ def _draw_label(
     taken: list[Sequence[float]],
     size: int,
 ) -> None:
-    """Writes `text` at a corner of `box`, the one that covers least of what is `taken`."""
+    """Write `text` at the corner of `box` where it covers the least of `taken`."""
     width, height = draw.textlength(text, font(size)) + 6, size + 4
     left, top, right, bottom = box
     places = []

@@ -1,4 +1,4 @@
-"""Ground truth beside predictions for a handful of images, in one picture."""
+"""Ground truth beside predictions for a few images, in one picture."""
 
 import os
 from collections import defaultdict
@@ -14,7 +14,7 @@ from ..data.annotations import load_json
 from ..data.images import image_file
 from .boxes import draw_boxes, font
 
-_CELL = 300  # pixels a side, for one image with its boxes
+_CELL = 300  # pixels per side, for one image with its boxes
 _GAP = 8
 _BAR = 28  # height of the title above a pair
 _PAIR = (2 * _CELL + _GAP // 2, _BAR + _CELL)  # width, height
@@ -33,27 +33,27 @@ def write_contact_sheet(
     max_images: int = 12,
     columns: int = 3,
 ) -> Path:
-    """Draws pairs of an image with its ground truth (left) and with its detections (right), as PNG.
+    """Draw pairs of an image with its ground truth (left) and its detections (right), as PNG.
 
-    Which images are shown depends on the annotations alone, never on the detections: every class in
-    turn, spread over the dataset, and one image without objects where there is one.
+    The choice of images depends only on the annotations, never on the detections: every class in
+    turn, spread over the dataset, and one image without objects if there is one.
 
     Args:
-        path: the PNG file; its folder is made if need be.
+        path: the PNG file; its folder is created if needed.
         annotation_file, image_root: a dataset in COCO's format.
-        detections: COCO's list of results, with `image_id`, `category_id`, `bbox` (x, y, width,
+        detections: a COCO result list, with `image_id`, `category_id`, `bbox` (x, y, width,
             height in pixels) and `score`, or the JSON file that holds it.
         class_names: category id to name; default: the names in the annotation file.
-        score_threshold: detections of a lower score are not drawn.
-        max_images: pairs at most.
+        score_threshold: detections with a lower score are not drawn.
+        max_images: maximum number of pairs.
         columns: pairs side by side.
 
     Returns:
         `path`.
 
     Raises:
-        DatasetError: a file cannot be read, or the detections are not on this dataset.
-        ValueError: `max_images` or `columns` below 1.
+        DatasetError: a file cannot be read, or the detections do not belong to this dataset.
+        ValueError: `max_images` or `columns` is below 1.
     """
     if min(max_images, columns) < 1:
         raise ValueError(
@@ -82,7 +82,7 @@ def write_contact_sheet(
 
 
 class Pair(NamedTuple):
-    """An image with its ground truth and, right of it, its detections, in one picture."""
+    """One picture with an image's ground truth on the left and its detections on the right."""
 
     image_id: int
     image_file: Path
@@ -98,10 +98,10 @@ def draw_pairs(
     score_threshold: float = 0.5,
     max_images: int = 12,
 ) -> list[Pair]:
-    """The pairs of :func:`write_contact_sheet`, which has the arguments, in order of image ids.
+    """Return the pairs of :func:`write_contact_sheet`, in order of image ids. Arguments as there.
 
     Raises:
-        DatasetError: as there.
+        DatasetError: as :func:`write_contact_sheet`.
     """
     dataset = _read_json(annotation_file)
     if not dataset["images"]:
@@ -137,9 +137,9 @@ def draw_pairs(
 
 
 def _choose_images(ids: list[int], truths: Mapping[int, list[Any]], count: int) -> list[int]:
-    """At most `count` of the ids: see :func:`write_contact_sheet`."""
+    """Choose at most `count` of the ids; see :func:`write_contact_sheet`."""
     count = min(count, len(ids))
-    places_of = defaultdict(set)  # category id: places in `ids`
+    places_of = defaultdict(set)  # category id: positions in `ids`
     empty = []
     for place, image_id in enumerate(ids):
         for truth in truths.get(image_id, ()):
@@ -164,7 +164,7 @@ def draw_pair(
     names: Mapping[int, str],
     titles: tuple[str, str] = ("ground truth", "detections"),
 ) -> Image.Image:
-    """One picture twice: with its ground truth, and with what was found in it.
+    """Draw an image twice: with its ground truth, and with its detections.
 
     Args:
         truth, found: annotations and detections in COCO's format.
@@ -182,7 +182,7 @@ def draw_pair(
 def _draw_cell(
     picture: Image.Image, records: Sequence[Mapping[str, Any]], names: Mapping[int, str]
 ) -> Image.Image:
-    """A square: the picture as large as fits, its boxes, and a label on each."""
+    """Draw a square cell: the image as large as it fits, its boxes, and their labels."""
     scale = _CELL / max(picture.size)
     size = [max(1, round(side * scale)) for side in picture.size]
     corner = (_CELL - size[0]) // 2, (_CELL - size[1]) // 2

@@ -1,1 +1,1 @@
-"""Datasets drawn from a seed, with COCO annotations."""
+"""Datasets generated from a seed, with COCO annotations."""

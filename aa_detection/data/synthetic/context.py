@@ -1,13 +1,12 @@
-"""The context dataset: what an object is can be told only from the far end of the image.
+"""The context dataset: an object's class depends on the far end of the image.
 
-An image is a strip. It begins, at the left, with a board of one of two colours and ends, at the
-right, with a few grey discs. A disc's class is its tone, dark or light, *and the colour of the
-board*.
+An image is a strip. At its left end is a board in one of two colours, and at its right end are a
+few grey discs. A disc's class is its tone, dark or light, *and the colour of the board*.
 
 Between the board and the discs lie at least :data:`DISTANCE` pixels of background. In a RetinaNet
-with a ResNet-18 that is more than any convolution sees from the places on P3 where it calls the
-discs' classes: without attention, the tone is all there is to go by. (A group norm in the pyramid
-or the head would be such an attention: its statistics are of the whole map.)
+with a ResNet-18 that exceeds the receptive field of every location on P3 that classifies a disc:
+without attention only the tone is visible. (A group norm in the pyramid or the head would act as
+attention: its statistics cover the whole map.)
 """
 
 import itertools
@@ -21,22 +20,22 @@ from .scene import place, silhouette, smooth_noise
 
 HEIGHT, WIDTH = 32, 416  # pixels
 BOARD_WIDTH = 48
-DISCS_FROM = 312  # the first column of discs
+DISCS_FROM = 312  # the first column in which discs may be
 DISTANCE = DISCS_FROM - BOARD_WIDTH
 
-_TONES = {"dark": -1, "light": 1}  # of a disc, against the background
+_TONES = {"dark": -1, "light": 1}  # of a disc, relative to the background
 _HUES = {"red": 0, "cyan": 180}  # degrees
 _HUE_SPREAD = 8
-_DISCS = (2, 5)  # both ends included; crowding may leave some out
+_DISCS = (2, 5)  # per image, inclusive; crowding may leave some out
 _SIZES = (9, 13)  # pixels, the longer side
-_GAP = 3  # pixels between two discs, at least
+_GAP = 3  # minimum number of pixels between two discs
 _PLACES_TO_TRY = 10  # before a disc is left out
 _GREYS = (118, 134)  # of the background
-_CONTRAST = (70, 100)  # of a disc's grey to it, darker or lighter
+_CONTRAST = (70, 100)  # between the greys of a disc and the background
 
 
 def draw_strip(rng: np.random.Generator, index: int) -> Drawing:
-    """Draws an image ``(HEIGHT, WIDTH, 3)``, RGB, and the discs in it, by class and pixels."""
+    """Draw an image ``(HEIGHT, WIDTH, 3)``, RGB, and its discs, each as class and pixels."""
     grey = rng.uniform(*_GREYS)
     texture = rng.uniform(2, 5) * smooth_noise(rng, HEIGHT, WIDTH, 6)
     image = np.repeat((grey + texture)[..., None], 3, axis=2)
@@ -50,17 +49,17 @@ def draw_strip(rng: np.random.Generator, index: int) -> Drawing:
         visible = np.zeros(image.shape[:2], bool)
         visible[:, DISCS_FROM:] = coverage >= 0.5
         discs.append((class_name(tone, board), visible))
-    image += rng.normal(0, rng.uniform(0.5, 3), (HEIGHT, WIDTH, 1))  # the sensor's noise
+    image += rng.normal(0, rng.uniform(0.5, 3), (HEIGHT, WIDTH, 1))  # sensor noise
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), discs
 
 
 def class_name(tone: str, board: str) -> str:
-    """The category of a disc of this tone on this board."""
+    """Return the category of a disc of this tone on an image with this board."""
     return f"{tone} disc, {board} board"
 
 
 def _discs(rng: np.random.Generator) -> list[NDArray[np.float64]]:
-    """Share of each pixel of the strip's right end that a disc covers, for each disc."""
+    """Return, for each disc, the share of each pixel of the strip's right end that it covers."""
     size = HEIGHT, WIDTH - DISCS_FROM
     discs: list[NDArray[np.float64]] = []
     taken = np.zeros(size, bool)
@@ -78,7 +77,7 @@ def _discs(rng: np.random.Generator) -> list[NDArray[np.float64]]:
 
 
 def _board_colour(rng: np.random.Generator, board: str) -> NDArray[np.float64]:
-    """RGB, 0 … 255."""
+    """Return the colour as RGB, 0 … 255."""
     hue = (_HUES[board] + _HUE_SPREAD * rng.normal()) % 360
     hsv = np.array([[[hue, rng.uniform(0.9, 1), rng.uniform(0.9, 1)]]], np.float32)
     return 255.0 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]

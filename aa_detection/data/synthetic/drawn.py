@@ -1,4 +1,4 @@
-"""Datasets drawn from a seed: images and COCO annotations, written once and known again."""
+"""Datasets generated from a seed: images and COCO annotations, written once and then reused."""
 
 import json
 import tempfile
@@ -16,21 +16,21 @@ from .scene import outline
 
 _SPLITS = ("train", "val")
 
-# (H, W, 3) pixels, RGB, and (category's name, (H, W) booleans where it is seen) of every object
+# RGB pixels (H, W, 3), and for each object its category's name and its visible pixels, (H, W)
 Drawing = tuple[NDArray[np.uint8], Sequence[tuple[str, NDArray[np.bool_]]]]
 
 
 @dataclass(frozen=True)
 class DrawnDataset:
-    """A kind of images that a generator of random numbers makes.
+    """A kind of dataset that a random number generator draws.
 
     Args:
         name: the folder is ``aa_<name>``, and messages say "the <name> dataset".
-        version: raised whenever the same seed would give other files, so that an older set is not
-            taken for this.
+        version: raise it whenever the same seed would give other files, so that an older dataset is
+            not reused.
         category_ids: by the categories' names.
-        draw: from a generator and the image's number, counted from 0, makes a :data:`Drawing`. What
-            is seen of an object has no holes, so that polygons describe it exactly.
+        draw: makes a :data:`Drawing` from a generator and the image's index, counted from 0. The
+            visible part of an object must have no holes, so that polygons describe it exactly.
     """
 
     name: str
@@ -40,25 +40,25 @@ class DrawnDataset:
 
     @property
     def folder(self) -> str:
-        """Its name under the root of the datasets."""
+        """Return the folder's name under the dataset root."""
         return f"aa_{self.name}"
 
     def write(
         self, root: StrPath | None = None, *, num_train: int = 320, num_val: int = 80, seed: int = 0
     ) -> Path:
-        """Writes `root`/aa_<name> unless it is there already, and returns that folder.
+        """Write `root`/aa_<name> unless it exists, and return that folder.
 
         The folder holds `train/*.png`, `val/*.png` and COCO annotations in
-        `annotations/train.json` and `annotations/val.json`. Boxes, areas and polygons are of the
-        visible part of an object. The same arguments give the same files; an image depends on
-        `seed`, its split and its number only.
+        `annotations/train.json` and `annotations/val.json`. Boxes, areas and polygons describe the
+        visible part of an object. The same arguments give the same files; an image depends only on
+        `seed`, its split and its index.
 
         The folder appears when everything is written. A complete dataset of the same seed and size
-        is left as it is; anything else that stands there is never touched.
+        is left as it is; any other content is never touched.
 
         Args:
             root: default :func:`aa_detection.data.dataset_root`.
-            num_train, num_val: images, at least 1.
+            num_train, num_val: number of images, at least 1.
             seed: at least 0.
 
         Raises:
@@ -77,14 +77,14 @@ class DrawnDataset:
                 return folder
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{self.folder}.", dir=root) as unfinished:
-                # A folder inside the temporary one: that is closed to other users, this is not.
+                # A subfolder, because only this user can read the temporary folder itself.
                 written = Path(unfinished) / self.folder
                 for index, (split, count) in enumerate(zip(_SPLITS, counts)):
                     self._write_split(written, split, count, (seed, index))
                 try:
                     written.rename(folder)
                 except OSError:
-                    # another process may have written it meanwhile
+                    # another process may have written it in the meantime
                     if not self._is_present(folder, counts, seed):
                         raise
         except OSError as error:
@@ -94,7 +94,7 @@ class DrawnDataset:
         return folder
 
     def _is_present(self, folder: Path, counts: tuple[int, int], seed: int) -> bool:
-        """True: exactly this dataset is there. False: nothing is. Otherwise a DatasetError."""
+        """Return whether exactly this dataset exists; raise DatasetError for any other content."""
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return False
         for split, count in zip(_SPLITS, counts):
@@ -131,7 +131,7 @@ class DrawnDataset:
             }
             Image.fromarray(pixels).save(
                 folder / split / image["file_name"],
-                compress_level=1,  # higher levels take longer and save little on noise
+                compress_level=1,  # higher levels are slower and save little on noise
             )
             images.append(image)
             for category, visible in objects:

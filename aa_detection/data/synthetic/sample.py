@@ -1,4 +1,4 @@
-"""The sample dataset: a few hundred images and their COCO annotations, from a seed."""
+"""The sample dataset: a few hundred images and their COCO annotations, generated from a seed."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def _draw(rng: np.random.Generator, index: int) -> Drawing:
 SAMPLE = DrawnDataset(
     name="sample",
     version="1",
-    # With gaps and not from 0: a class index mistaken for a category id must not go unnoticed.
+    # With gaps and not from 0, so that mistaking a class index for a category id is noticed.
     category_ids={"circle": 1, "triangle": 2, "square": 3, "star": 5, "crescent": 7},
     draw=_draw,
 )

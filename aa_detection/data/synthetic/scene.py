@@ -1,7 +1,7 @@
-"""One image of the sample dataset: shapes in front of each other on a textured background.
+"""Images of the sample dataset: overlapping shapes on a textured background.
 
-A class is a silhouette and, as with most things in the world, a usual colour. Sizes, rotations and
-backgrounds are drawn alike for all classes.
+A class has a silhouette and, like most things in the world, a usual colour. Sizes, rotations and
+backgrounds have the same distribution for all classes.
 """
 
 from typing import NamedTuple
@@ -10,38 +10,38 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_IMAGE_SIDE = (144, 208)  # pixels, both ends included
-_OBJECTS = (1, 6)  # in an image that is not empty, both ends included; crowding may leave some out
+_IMAGE_SIDE = (144, 208)  # pixels, inclusive
+_OBJECTS = (1, 6)  # in a non-empty image, inclusive; crowding may leave some out
 _HUE_SPREAD = 14  # degrees, the standard deviation around a class's usual hue
-# Share of the shapes, smallest and largest longer side in pixels. Every one of COCO's three ranges
-# of area (up to 32^2, 96^2 and above) has to have enough objects to be measured.
+# Share of the shapes, then minimum and maximum longer side in pixels. Each of COCO's three area
+# ranges (up to 32^2, up to 96^2, above) needs enough objects to be measured.
 _SIZES = ((0.35, 14, 38), (0.43, 38, 100), (0.22, 124, 141))
-_MIN_VISIBLE = 0.7  # share of its pixels that an object keeps when others cover it
-_MIN_CONTRAST = 90  # Euclidean distance of two RGB colours, 0..255 a channel
+_MIN_VISIBLE = 0.7  # share of an object's pixels that must stay visible
+_MIN_CONTRAST = 90  # Euclidean distance of two RGB colours, 0..255 per channel
 _PLACES_TO_TRY = 5  # before an object is left out
-_SUBPIXELS = 4  # a side, to antialias the edges
+_SUBPIXELS = 4  # per side, to antialias the edges
 
 
 class VisibleObject(NamedTuple):
-    """An object as the image shows it, in front of some and behind others."""
+    """An object as it appears in the image, partly covered by objects in front of it."""
 
     shape: str  # a key of SHAPES
-    pixels: NDArray[np.bool_]  # (H, W), where it is seen
+    pixels: NDArray[np.bool_]  # (H, W), True where it is visible
 
 
 def draw_scene(
     rng: np.random.Generator, *, empty: bool = False
 ) -> tuple[NDArray[np.uint8], list[VisibleObject]]:
-    """Draws an image ``(H, W, 3)``, RGB, and the objects in it, the hindmost first.
+    """Draw an image ``(H, W, 3)``, RGB, and its objects, back to front.
 
-    Every object lies inside the image, most of it can be seen, and what can be seen has no holes,
-    so that polygons describe it exactly. `empty`: an image without objects.
+    Every object lies inside the image, most of it is visible, and the visible part has no holes, so
+    that polygons describe it exactly. `empty` makes an image without objects.
     """
     height, width = (int(side) for side in rng.integers(*_IMAGE_SIDE, size=2, endpoint=True))
     image, background = _background(rng, height, width)
     objects: list[_Object] = []
     wanted = 0 if empty else int(rng.integers(*_OBJECTS, endpoint=True))
-    # the large ones behind, or few of them would stay large
+    # large objects in the back, else few of them would stay large
     for size in sorted((_size(rng) for _ in range(wanted)), reverse=True):
         for _ in range(_PLACES_TO_TRY):
             shape = str(rng.choice(list(SHAPES)))
@@ -57,7 +57,7 @@ def draw_scene(
         colour = _contrasting_colour(rng, shape, [*background, *neighbours])
         image += coverage[..., None] * (_shading(rng, height, width) + colour - image)
         objects = [*behind, _Object(shape, colour, int(pixels.sum()), pixels)]
-    image += rng.normal(0, rng.uniform(0.5, 4), (height, width, 1))  # the sensor's noise
+    image += rng.normal(0, rng.uniform(0.5, 4), (height, width, 1))  # sensor noise
     return (
         np.clip(np.rint(image), 0, 255).astype(np.uint8),
         [VisibleObject(each.shape, each.visible) for each in objects],
@@ -65,19 +65,19 @@ def draw_scene(
 
 
 def outline(pixels: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    """Polygons ``(N, 2)`` of x, y along the pixels' edges, one for each connected part.
+    """Return polygons ``(N, 2)`` of x, y along the pixels' edges, one per connected part.
 
-    Decoded, they give `pixels` again, holes filled. Pixels that touch by a corner are connected.
+    Rasterised, they give `pixels` again with holes filled. Diagonal neighbours are connected.
     """
-    # Each pixel becomes four, so that a contour through the outer ones knows which side of its
-    # pixel it runs along: x of the doubled image is the left half of pixel x / 2, or the right.
+    # Each pixel becomes 2 × 2, so that a contour through the outer pixels tells on which side of
+    # its pixel it runs: column x of the doubled image is the left or the right half of pixel x / 2.
     doubled = np.repeat(np.repeat(pixels.astype(np.uint8), 2, 0), 2, 1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return [_corners((contour[:, 0].astype(np.int64) + 1) // 2) for contour in contours]
 
 
 def _corners(points: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Drops repeated points, then those between two others on a line."""
+    """Drop repeated points, and points between two others on a line."""
     points = points[(points != np.roll(points, 1, 0)).any(1)]
     before, after = points - np.roll(points, 1, 0), np.roll(points, -1, 0) - points
     return points[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
@@ -91,7 +91,7 @@ def _enclosed_area(polygon: NDArray[np.int64]) -> float:
 class _Object(NamedTuple):
     shape: str
     colour: NDArray[np.float64]  # (3,)
-    area: int  # pixels, covered ones included
+    area: int  # pixels, including covered ones
     visible: NDArray[np.bool_]  # (H, W)
 
 
@@ -103,13 +103,13 @@ def _shows_enough(each: _Object) -> bool:
 
 
 def _arc(start: float, stop: float, points: int) -> NDArray[np.float64]:
-    """``(points, 2)`` on the unit circle, from one angle to another, in radians."""
+    """Return ``(points, 2)`` on the unit circle, from one angle to another, in radians."""
     angle = np.linspace(start, stop, points)
     return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
 def _crescent() -> NDArray[np.float64]:
-    # the unit disk less a smaller one, whose centre is off to the right
+    # the unit disc minus a smaller one, whose centre is shifted to the right
     offset, radius = 0.55, 0.75
     tip_x = (1 + offset**2 - radius**2) / (2 * offset)
     tip_y = np.sqrt(1 - tip_x**2)
@@ -134,7 +134,7 @@ def _size(rng: np.random.Generator) -> float:
 
 
 def silhouette(rng: np.random.Generator, shape: str, size: float) -> NDArray[np.float64]:
-    """A shape's outline, ``(points, 2)``, rotated, the longer side of its box `size` pixels."""
+    """Return a shape's outline, ``(points, 2)``, rotated, its box's longer side `size` pixels."""
     stretch = np.diag([1, rng.uniform(0.8, 1)])
     angle = rng.uniform(0, 2 * np.pi)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -145,7 +145,7 @@ def silhouette(rng: np.random.Generator, shape: str, size: float) -> NDArray[np.
 def place(
     points: NDArray[np.float64], rng: np.random.Generator, height: int, width: int
 ) -> NDArray[np.float64]:
-    """Share of each pixel that an outline covers, ``(H, W)``; a random place inside the image."""
+    """Return the share of each pixel, ``(H, W)``, that an outline at a random place covers."""
     points = points - points.min(0) + 1
     box_width, box_height = (int(side) for side in np.ceil(points.max(0)) + 1)
     fine = np.zeros((box_height * _SUBPIXELS, box_width * _SUBPIXELS), np.float32)
@@ -162,7 +162,7 @@ def place(
 def _contrasting_colour(
     rng: np.random.Generator, shape: str, others: list[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """A colour of the class that stands out from the others, or does so best of some tries."""
+    """Return a colour of the class that stands out from the others, the best of some tries."""
     usual = list(SHAPES).index(shape) * 360 / len(SHAPES)
     hue = (usual + _HUE_SPREAD * rng.normal(size=50)) % 360
     hsv = np.stack([hue, rng.uniform(0.55, 1, 50), rng.uniform(0.45, 1, 50)], axis=1)
@@ -173,7 +173,7 @@ def _contrasting_colour(
 
 
 def _ramp(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
-    """``(H, W)``, linear along a random direction, from -1 to 1 over the image's diagonal."""
+    """Return a linear ramp ``(H, W)`` in a random direction, from -1 to 1 over the diagonal."""
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[:height, :width] - np.array([height - 1, width - 1])[:, None, None] / 2
     return (x * np.cos(angle) + y * np.sin(angle)) * 2 / np.hypot(height, width)
@@ -182,14 +182,14 @@ def _ramp(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float
 def smooth_noise(
     rng: np.random.Generator, height: int, width: int, grain: int
 ) -> NDArray[np.float64]:
-    """``(H, W)``, smooth noise of standard deviation near 1 with spots of `grain` pixels."""
+    """Return smooth noise ``(H, W)`` of standard deviation near 1, with spots of `grain` pixels."""
     coarse = rng.normal(size=(height // grain + 3, width // grain + 3))
     fine = cv2.resize(coarse, None, fx=grain, fy=grain, interpolation=cv2.INTER_CUBIC)
     return fine[grain : grain + height, grain : grain + width]
 
 
 def _shading(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
-    """What an object's surface adds to its colour, ``(H, W, 1)``."""
+    """Return the shading, ``(H, W, 1)``, that is added to an object's colour."""
     light = rng.uniform(0, 35) * _ramp(rng, height, width)
     return (light + rng.uniform(2, 10) * smooth_noise(rng, height, width, 6))[..., None]
 
@@ -197,7 +197,7 @@ def _shading(rng: np.random.Generator, height: int, width: int) -> NDArray[np.fl
 def _background(
     rng: np.random.Generator, height: int, width: int
 ) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
-    """A texture without objects, ``(H, W, 3)``, and the colours that it goes between."""
+    """Return an empty texture, ``(H, W, 3)``, and the colours between which it varies."""
     grey = rng.uniform(70, 180)
     ends = [grey + rng.normal(0, 20, 3), grey + rng.normal(0, 20, 3)]
     mix = (1 + _ramp(rng, height, width)[..., None]) / 2
@@ -213,7 +213,7 @@ def _background(
 
 
 def _scratch(rng: np.random.Generator, image: NDArray[np.float64]) -> None:
-    """Thin lines and specks, in place: edges that belong to no object."""
+    """Draw thin lines and specks, in place: edges that belong to no object."""
     size = np.array(image.shape[1::-1])
     for _ in range(rng.integers(3, 15)):
         start = rng.uniform(0, size)

@@ -41,8 +41,9 @@ class AttentionSpec:
             :class:`aa_detection.layers.CBAM`, or another name in
             :data:`aa_detection.layers.GATES`.
         stages: stages whose blocks are changed, of res2, res3, res4, res5.
-        num_heads, key_ratio, value_ratio, min_key_depth_per_head, merge, relative, absolute,
-            backend: of :class:`aa_detection.AAConv2d`.
+        num_heads, key_ratio, value_ratio, min_key_depth_per_head: of
+            :class:`aa_detection.AAConv2d`.
+        merge, relative, absolute, backend: of the same.
         pool_stages: stages whose attention runs at half the resolution.
         max_image_size: longest side, in pixels, of the images distances are to be told on; an
             attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.

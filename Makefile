@@ -37,7 +37,6 @@ demo: setup
 
 # the documentation site, in output/site
 docs: setup
-	$(RUN) -m pip install --quiet --editable '.[docs]'
 	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -c docs/site . output/site
 
 # everything tried and measured on this machine's NVIDIA GPU, in eight minutes

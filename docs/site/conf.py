@@ -54,6 +54,7 @@ docs/multi_machine
 docs/accidents
 docs/export
 docs/troubleshooting
+docs/comparison-with-others
 examples/README
 examples/detectron2_project/README
 examples/lazyconfig/README

@@ -9,7 +9,7 @@ DEMO_CONFIG = sample/aa_retinanet_R18.yaml
 DEMO_OUTPUT = output/demo
 ENGINE ?= auto
 
-.PHONY: setup test demo gpu
+.PHONY: setup test demo docs gpu
 
 setup: $(VENV)/ready
 
@@ -34,6 +34,10 @@ demo: setup
 		--detections $(DEMO_OUTPUT)/inference/coco_instances_results.json --score-threshold 0.4 \
 		--output $(DEMO_OUTPUT)/contact_sheet.png
 	$(AA_DETECTION) report --engine $(ENGINE) $(DEMO_OUTPUT)
+
+# the documentation site, in output/site
+docs: setup
+	$(RUN) -m sphinx --fail-on-warning --keep-going --quiet -c docs/site . output/site
 
 # everything tried and measured on this machine's NVIDIA GPU, in eight minutes
 gpu: setup

@@ -41,8 +41,9 @@ class AttentionSpec:
             :class:`aa_detection.layers.CBAM`, or another name in
             :data:`aa_detection.layers.GATES`.
         stages: stages whose blocks are changed, among res2, res3, res4, res5.
-        num_heads, key_ratio, value_ratio, min_key_depth_per_head, merge, relative, absolute,
-            backend: see :class:`aa_detection.AAConv2d`.
+        num_heads, key_ratio, value_ratio, min_key_depth_per_head: see
+            :class:`aa_detection.AAConv2d`.
+        merge, relative, absolute, backend: see the same class.
         pool_stages: stages whose attention runs at half the resolution.
         max_image_size: longest image side, in pixels, for which all distances are distinguished; an
             attention map of stride s gets distance tables for ``ceil(max_image_size / s)``.

@@ -65,7 +65,7 @@ class WholeResults(COCOEvaluator):
 
 
 class SaveBeforeStop(hooks.HookBase):
-    """Save at detectron2's own checkpoint iterations, but before evaluation and writers."""
+    """Save the step of a run that is stopping, before evaluation and writers."""
 
     def after_step(self) -> None:
         if self.trainer.guard.stopping:

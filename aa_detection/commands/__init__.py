@@ -1,6 +1,6 @@
-"""The command lines, a module each.
+"""The command lines, one module each.
 
-What they are is known without importing any: they take seconds to import.
+The list is available without importing them, because each import takes seconds.
 """
 
 import os
@@ -11,7 +11,7 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# by name, the first line of what --help says
+# the first line of each command's --help
 COMMANDS = {
     "analyze-model": "Parameters, FLOPs, activations and attention's memory of a detector.",
     "benchmark": "Time and peak memory of the attention operator and of detectors with it.",
@@ -36,5 +36,5 @@ COMMANDS = {
 
 
 def module_name(command: str) -> str:
-    """The module of a command, and the program in ``tools/`` that calls it."""
+    """Return the name of a command's module, and of its program in ``tools/``."""
     return "train_net" if command == "train" else command.replace("-", "_")

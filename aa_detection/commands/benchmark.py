@@ -1,4 +1,4 @@
-"""Measure time and peak memory of the attention operator and of detectors with it.
+"""Measure time and memory of the attention operator and of detectors with it.
 
     benchmark.py attention      every backend, plain attention as the floor, and timm's layer
     benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step

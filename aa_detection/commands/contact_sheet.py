@@ -1,4 +1,4 @@
-"""Draw ground truth beside detections for a handful of images, in one picture.
+"""Draw ground truth beside detections in one picture, for a handful of images.
 
     contact_sheet.py --dataset aa_sample_val --output sheet.png \\
         --detections output/inference/coco_instances_results.json

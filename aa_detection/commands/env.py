@@ -1,4 +1,4 @@
-"""Print versions, devices, engines and backends of this machine, for a bug report."""
+"""Print this machine's versions, devices, engines and backends, for a bug report."""
 
 import argparse
 

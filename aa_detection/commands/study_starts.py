@@ -1,4 +1,4 @@
-"""Measure how much of a pretrained detector's AP each way to add attention keeps.
+"""Measure how much of a detector's AP each way to add attention keeps.
 
     study_starts.py --config-file configs/gains/sample_R18.yaml MODEL.WEIGHTS plain/model_final.pth
 

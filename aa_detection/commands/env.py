@@ -1,4 +1,4 @@
-"""Print this machine's versions, devices, engines and backends, for a bug report."""
+"""Print versions, devices, engines and backends, for a bug report."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Write an HTML page about a training run, or about several and how they differ.
+"""Write an HTML page about one training run, or comparing several.
 
 Reads a run's OUTPUT_DIR: the configuration, the losses, the detections on the test dataset and, for
 networks with attention, the weights.

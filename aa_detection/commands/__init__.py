@@ -1,6 +1,6 @@
-"""The command lines, a module each.
+"""The command lines, one module each.
 
-What they are is known without importing any: they take seconds to import.
+The list is available without importing them, because each import takes seconds.
 """
 
 import os
@@ -11,30 +11,30 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# by name, the first line of what --help says
+# the first line of each command's --help
 COMMANDS = {
-    "analyze-model": "Parameters, FLOPs, activations and attention's memory of a detector.",
-    "benchmark": "Time and peak memory of the attention operator and of detectors with it.",
-    "check-cuda": "Try everything on this machine's NVIDIA GPU: is it right, how fast is it.",
-    "check-dataset": "Everything that is wrong with a dataset, before training finds out.",
+    "analyze-model": "Count a detector's parameters, FLOPs, activations and attention memory.",
+    "benchmark": "Measure time and memory of the attention operator and of detectors with it.",
+    "check-cuda": "Check correctness and speed of everything on this machine's NVIDIA GPU.",
+    "check-dataset": "List everything that is wrong with a dataset, before training on it.",
     "compare-runs": "Does one detector beat another? A paired comparison on the same annotations.",
-    "contact-sheet": "Ground truth beside detections for a handful of images, in one picture.",
-    "convert-dataset": "A Pascal VOC or YOLO folder into a COCO annotation file.",
-    "convert-weights": "Weights from one framework's names, or one kind of file, to another.",
-    "draw-dataset": "Draw one of the project's datasets, unless it is there already.",
-    "env": "Versions, devices, engines and backends of this machine, for a bug report.",
-    "export-model": "A trained detector's backbone and pyramid as a graph of ONNX or torch.export.",
-    "predict": "Detect objects in images, folders of them, videos, or before a webcam.",
-    "report": "One HTML page about a training run, or about several and how they differ.",
+    "contact-sheet": "Draw ground truth beside detections in one picture, for a handful of images.",
+    "convert-dataset": "Convert a Pascal VOC or YOLO folder to a COCO annotation file.",
+    "convert-weights": "Convert weights from one framework's names or file format to another.",
+    "draw-dataset": "Draw one of the project's datasets, unless it exists already.",
+    "env": "Print versions, devices, engines and backends, for a bug report.",
+    "export-model": "Export a trained detector's backbone and pyramid to ONNX or torch.export.",
+    "predict": "Detect objects in images, folders of images, videos or a webcam stream.",
+    "report": "Write an HTML page about one training run, or comparing several.",
     "reproduce-gains": "Measure what attention gains, on your data or on the project's own.",
-    "study-comparison": "Does the comparison keep its promises? Tried on simulated detectors.",
-    "study-starts": "How much of a pretrained detector's AP each way to add attention leaves.",
-    "sweep-ratio": "What each choice of the attention costs and gains, one factor at a time.",
+    "study-comparison": "Test the comparison's intervals on simulated detectors.",
+    "study-starts": "Measure how much of a detector's AP each way to add attention keeps.",
+    "sweep-ratio": "Measure what each attention setting gains and costs, one factor at a time.",
     "train": "Train and evaluate a detector.",
-    "visualize-attention": "What every attention head looks at, from points of a picture.",
+    "visualize-attention": "Draw what every attention head looks at, from points of a picture.",
 }
 
 
 def module_name(command: str) -> str:
-    """The module of a command, and the program in ``tools/`` that calls it."""
+    """Return the name of a command's module, and of its program in ``tools/``."""
     return "train_net" if command == "train" else command.replace("-", "_")

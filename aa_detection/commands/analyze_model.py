@@ -1,8 +1,9 @@
-"""Parameters, FLOPs, activations and attention's memory of a detector.
+"""Count a detector's parameters, FLOPs, activations and attention memory.
 
-Of a config's, or of every network of the papers beside the published numbers. A FLOP is a
-multiply-add, as fvcore counts it. Of a detector, FLOPs and activations are those of what depends on
-the image alone: backbone, pyramid and dense head (RetinaNet's, or the region proposal network's).
+Takes a config, or with --table lists every network of the papers beside the published numbers. A
+FLOP is a multiply-add, as in fvcore. A detector's FLOPs and activations count only parts whose cost
+depends on the image alone: backbone, pyramid and dense head (RetinaNet's, or the region proposal
+network's).
 """
 
 import argparse
@@ -26,7 +27,7 @@ from .ending import run_command
 def analyze_config(
     engine_name: str, config: str, overrides: list[str], size: tuple[int, int]
 ) -> Analysis:
-    """:class:`Analysis` of a config's detector on one image.
+    """Return the :class:`Analysis` of a config's detector on one image.
 
     Raises:
         ConfigError: see the engine's ``load_config`` and ``build_model``.
@@ -40,7 +41,7 @@ def analyze_config(
 
 
 def report(analysis: Analysis, size: tuple[int, int]) -> str:
-    """What was counted, and attention's memory by stage."""
+    """Format the counts, and attention's memory by stage."""
     lines = [
         f"parameters   {analysis.parameters / 1e6:10.2f} M",
         f"FLOPs        {analysis.flops / 1e9:10.2f} G multiply-adds, 1 x 3 x {size[0]} x {size[1]}",
@@ -64,7 +65,7 @@ def report(analysis: Analysis, size: tuple[int, int]) -> str:
 
 @dataclass
 class PublishedNetwork:
-    """A network of the papers; parameters in millions, FLOPs in 1e9, None where not stated."""
+    """A network of the papers; parameters in millions, FLOPs in 1e9, None if not stated."""
 
     name: str
     analyze: Callable[[], Analysis]
@@ -77,7 +78,10 @@ def _classifier(build: Callable[[], nn.Module], size: int) -> Analysis:
 
 
 def published_networks(engine: str) -> list[PublishedNetwork]:
-    """Bello et al. (ICCV 2019), Hu et al. (CVPR 2018) and arXiv 2108.08205, recalled."""
+    """Return the networks of Bello et al. (ICCV 2019), Hu et al. (CVPR 2018) and arXiv 2108.08205.
+
+    The numbers are recalled, not read again.
+    """
     networks = []
     for depth, plain, augmented in (
         (34, 21.8, 20.7),
@@ -128,7 +132,7 @@ excitation; Bello et al. augment another of the family.
 
 
 def table(engine: str) -> str:
-    """Ours beside the published, with the relative difference."""
+    """Format our numbers beside the published ones, with the relative difference."""
     header = f"{'network':20} {'params M':>9} {'published':>9} {'diff %':>7}"
     lines = [header + f" {'GFLOPs':>9} {'published':>9}"]
     for network in published_networks(engine):

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, with one meaning."""
+"""Arguments shared by several commands."""
 
 import argparse
 import math
@@ -20,7 +20,7 @@ def _device(text: str) -> str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width from "HxW", the `type` of an option."""
+    """Parse height and width from "HxW", as an option's `type`."""
     height, cross, width = text.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal() and int(height) * int(width)):
         raise argparse.ArgumentTypeError(f"expected HxW in pixels, got {text!r}")
@@ -28,24 +28,24 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def share(text: str) -> float:
-    """A number from 0 to 1, the `type` of an option."""
+    """Parse a number from 0 to 1, as an option's `type`."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 <= number <= 1:  # nor is NaN
+    if not 0 <= number <= 1:  # also refuses NaN
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 1, got {text!r}")
     return number
 
 
 def path_word(text: str) -> str:
-    """A path that is not empty, which would stand for the current folder; an option's `type`."""
+    """Refuse an empty path, which would mean the current folder, as an option's `type`."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a path, got an empty word")
     return text
 
 
-# arguments of ``add_argument``
+# keyword arguments of ``add_argument``
 DEVICE_OPTION: dict[str, Any] = {
     "type": _device,
     "default": "cpu",
@@ -65,11 +65,11 @@ OVERRIDES: dict[str, Any] = {
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], work: str) -> None:
-    """The options of a command that makes several trainings: seeds, jobs, folder and config keys.
+    """Add the options of a command that makes several trainings: seeds, jobs, folder, config keys.
 
     Args:
-        seeds: the default's.
-        work: the default's folder.
+        seeds: default seeds.
+        work: default folder.
     """
     listed = ",".join(map(str, seeds))
     parser.add_argument(
@@ -97,7 +97,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def positive_number(text: str) -> int:
-    """A whole number of at least 1, the `type` of an option."""
+    """Parse a whole number of at least 1, as an option's `type`."""
     number = int(text) if text.isdecimal() else 0
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")

@@ -1,4 +1,4 @@
-"""Time and peak memory of the attention operator and of detectors with it.
+"""Measure time and memory of the attention operator and of detectors with it.
 
     benchmark.py attention      every backend, plain attention as the floor, and timm's layer
     benchmark.py model          AA-RetinaNet against RetinaNet: inference and training step
@@ -8,8 +8,8 @@
 
 Writes the figures (``.json``), a table of them (``.txt``) and, for attention, a plot (``.png``)
 into ``--output``. Times are medians of cases that take turns in one process; memory is the peak
-over what is there before, each case in a process of its own. Sizes measured on this machine before
-and not again keep their rows. Runs on Linux.
+above the memory in use before, each case in its own process. Sizes measured on this machine earlier
+keep their rows unless measured again. Runs on Linux.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from ..studies.benchmarks.rows import map_size
 from .arguments import DEVICE_OPTION, parse_size
 from .ending import run_command
 
-# what is measured, and the options that it has
+# the benchmarks and their options
 BENCHMARKS = {
     "attention": (operator, ("batch", "device", "dtype", "busy")),
     "model": (detector, ("batch", "device")),
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     if path.with_suffix(".json").exists():
         result = json.loads(path.with_suffix(".json").read_text())
         rows = result["rows"] if result["machine"] == machine else []
-    # after every size, so that a run that is stopped leaves what it measured
+    # after every size, so that an interrupted run keeps its measurements
     for measured in module.measure(args.sizes, **{name: getattr(args, name) for name in options}):
         size = map_size(measured[0])
         rows = [row for row in rows if map_size(row) != size] + measured

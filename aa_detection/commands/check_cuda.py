@@ -1,11 +1,12 @@
-"""Try everything on this machine's NVIDIA GPU: is it right, how fast is it.
+"""Check correctness and speed of everything on this machine's NVIDIA GPU.
 
     check_cuda.py
     check_cuda.py --output docs/benchmark/h100
 
-Every backend of the operator against the exact result, gradients included; the operator's and whole
-detectors' time and memory, plain ones beside them; trainings in half precision, resumed, and in a
-process group. Takes up to eight minutes. Writes JSON and text, with a summary of what passed.
+Compares every backend of the operator with the exact result, gradients included; measures time and
+memory of the operator and of whole detectors, with plain ones for comparison; runs trainings in
+half precision, resumed, and in a process group. Takes up to eight minutes. Writes JSON and text,
+with a summary of what passed.
 """
 
 import argparse
@@ -43,6 +44,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None, prog: str = "check_cuda.py") -> int:
-    """Run the command line; the exit status is :func:`run_command`'s, 1 if anything is wrong."""
+    """Run the command line; the exit status is :func:`run_command`'s, 1 if a check fails."""
     args = parse_args(argv, prog)
     return run_command(prog, run, args, interrupted="interrupted; whole sections are written")

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a dataset, before training finds out.
+"""List everything that is wrong with a dataset, before training on it.
 
     check_dataset.py --train-json train.json --train-images train/
     check_dataset.py --config-file aa_retinanet_R50.yaml
@@ -6,8 +6,8 @@
         --train-json train.json --train-images train/ --val-json val.json --val-images val/ \\
         MODEL.RETINANET.NUM_CLASSES 5
 
-It takes what training takes. The exit status is 0 where nothing hinders training, 1 where
-something does, 2 where the command itself cannot be used.
+Takes the same arguments as training. The exit status is 0 if nothing prevents training, 1 if
+something does, 2 if the command itself cannot be used.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 where nothing hinders training, else 1."""
+    """Return 0 if nothing prevents training, else 1."""
     cfg = None
     if args.config_file:
         cfg = load_engine(args.engine).load_config(args.config_file, args.opts)

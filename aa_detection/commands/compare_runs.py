@@ -3,9 +3,9 @@
     compare_runs.py A.json B.json --annotations val.json
     compare_runs.py a_seed*.json vs b_seed*.json --annotations val.json
 
-Result files are the inference/coco_instances_results.json of runs. Several runs of each, with other
-seeds, tell the methods apart; one of each, these two detectors. Prints the verdict and the tables,
-and writes comparison.json, comparison.md and plots into --output.
+Result files are the inference/coco_instances_results.json of runs. With several runs of each, with
+different seeds, it compares the methods; with one of each, these two detectors. Prints the verdict
+and the tables, and writes comparison.json, comparison.md and plots into --output.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ..overwriting import refuse_overwriting
 from .ending import run_command
 
 SEPARATOR = "vs"
-MOST_RESAMPLES = 100_000  # the intervals' ends do not move any more, and memory grows with them
+MOST_RESAMPLES = 100_000  # the intervals have converged by then, and memory grows
 JSON, MARKDOWN = "comparison.json", "comparison.md"
 
 
@@ -83,7 +83,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """Writes all files beside `folder` first, so that none is there in part."""
+    """Write all files next to `folder` first, so that it never holds only some of them."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".comparison.", dir=folder) as unfinished:
         written = Path(unfinished)
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    """Known before the work and not after it."""
+    """Check before the work instead of failing after it."""
     existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent

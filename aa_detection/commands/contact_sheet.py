@@ -1,9 +1,9 @@
-"""Ground truth beside detections for a handful of images, in one picture.
+"""Draw ground truth beside detections in one picture, for a handful of images.
 
     contact_sheet.py --dataset aa_sample_val --output sheet.png \\
         --detections output/inference/coco_instances_results.json
 
-Each image twice: what is there at the left, what was found at the right.
+Each image appears twice: ground truth on the left, detections on the right.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""A Pascal VOC or YOLO folder into a COCO annotation file.
+"""Convert a Pascal VOC or YOLO folder to a COCO annotation file.
 
     convert_dataset.py voc --images JPEGImages --annotations Annotations \\
         --image-set ImageSets/Main/train.txt --output train.json
     convert_dataset.py yolo --images images/train --annotations labels/train \\
         --names data.yaml --output train.json
 
-The file is checked before it is put in place. Pascal VOC has no list of its classes: where training
-and validation do not show the same ones, name them all with --classes.
+The file is checked before it is put in place. Pascal VOC has no list of its classes: if training
+and validation data contain different ones, name them all with --classes.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def run(format: str, **options: Any) -> None:
     )
     report = convert_voc(**options) if format == "voc" else convert_yolo(**options)
     summary = report.summary
-    assert summary is not None  # or it would have been refused
+    assert summary is not None  # without one it would have been refused
     print(
         f"{report.dataset.annotation_file}: {summary.images} images, {summary.annotations} "
         f"annotations, {len(summary.category_ids)} categories: {', '.join(summary.category_names)}"

@@ -1,10 +1,10 @@
-"""Weights from one framework's names, or one kind of file, to another.
+"""Convert weights from one framework's names or file format to another.
 
     convert_weights.py resnet50.pth R-50.safetensors
 
 Reads what training reads: torchvision's ResNets and RetinaNets, detectron2's zoo, and checkpoints
-of either engine, as .pth, .ckpt, .safetensors or .pkl. Writes the weights alone, as .pth or
-.safetensors by the ending of OUTPUT. The engines need no conversion; other programs may.
+of either engine, as .pth, .ckpt, .safetensors or .pkl. Writes only the weights, as .pth or
+.safetensors depending on OUTPUT's suffix. The engines need no conversion; other programs may.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Draw one of the project's datasets, unless it is there already.
+"""Draw one of the project's datasets, unless it exists already.
 
     draw_dataset.py sample     shapes on backgrounds of all kinds, for a first training
     draw_dataset.py context    strips whose classes can be told only from their far end
 
 The folder holds images and their annotations in COCO's format; the same options give the same
-files. Configs find it as aa_sample_train, aa_sample_val, aa_context_train and aa_context_val.
+files. Configs refer to them as aa_sample_train, aa_sample_val, aa_context_train and aa_context_val.
 """
 
 import argparse

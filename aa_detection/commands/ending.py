@@ -1,4 +1,4 @@
-"""How a command ends: with a status, and in one line where a user can do something about it."""
+"""How commands end: an exit status, and one line for errors that a user can fix."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +16,12 @@ def run_command(
     """Call `function` and return the command's exit status.
 
     Args:
-        prog: what the line on standard error begins with.
-        interrupted: what Ctrl-C leaves, for that line.
+        prog: prefix of the line on standard error.
+        interrupted: the line's text after Ctrl-C, which says what is left.
 
     Returns:
         What `function` returns, 0 for None; 2 for input that cannot be used, 1 for a run that
-        failed or had no memory, 130 after Ctrl-C, 143 after SIGTERM. A bug keeps its traceback.
+        failed or ran out of memory, 130 after Ctrl-C, 143 after SIGTERM. A bug keeps its traceback.
     """
     try:
         return function(*args) or 0

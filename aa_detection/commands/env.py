@@ -1,4 +1,4 @@
-"""Versions, devices, engines and backends of this machine, for a bug report."""
+"""Print versions, devices, engines and backends, for a bug report."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""A trained detector's backbone and pyramid as a graph of ONNX or torch.export.
+"""Export a trained detector's backbone and pyramid to ONNX or torch.export.
 
     export_model.py --config-file aa_retinanet_R50.yaml --format onnx --output backbone.onnx \\
         MODEL.WEIGHTS model_final.pth

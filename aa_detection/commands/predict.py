@@ -1,4 +1,4 @@
-"""Detect objects in images, folders of them, videos, or before a webcam.
+"""Detect objects in images, folders of images, videos or a webcam stream.
 
 Writes annotated copies and detections.json, a dataset in COCO's format with scores.
 """
@@ -72,11 +72,11 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
-    """0, 1 where sources were skipped, 130 after an interrupt."""
+    """Return 0, 1 if sources were skipped, 130 after an interrupt."""
     sources = find_sources(args.input)
     engine = load_engine(args.engine)
     cfg = engine.load_config(args.config_file, args.opts)
-    # the copies have the names of their originals; a folder's links lead to others outside of it
+    # copies keep their originals' names; links in a folder point outside it
     links = [("--input", source.name) for source in sources if os.path.islink(source.name)]
     refuse_overwriting(
         [*(("--input", word) for word in args.input), *links], [("--output", args.output)]
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace, prog: str) -> int:
     print(f"{predictions.summary()}\nwritten to {folder}")
     for line in predictions.skipped:
         print(f"{prog}: skipped: {line}", file=sys.stderr)
-    if interrupted and not live:  # a webcam ends in no other way
+    if interrupted and not live:  # a webcam can only be interrupted
         print(f"{prog}: interrupted; written is what was done", file=sys.stderr)
         return 130
     return 1 if predictions.skipped else 0

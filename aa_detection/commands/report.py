@@ -1,7 +1,7 @@
-"""One HTML page about a training run, or about several and how they differ.
+"""Write an HTML page about one training run, or comparing several.
 
-Reads what a run left in its OUTPUT_DIR: the configuration, the losses, the detections on the test
-dataset and, of networks with attention, the weights.
+Reads a run's OUTPUT_DIR: the configuration, the losses, the detections on the test dataset and, for
+networks with attention, the weights.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def write_report(args: argparse.Namespace) -> None:
 
 
 def name_apart(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
-    """With as much of their folders in the names as tells them apart.
+    """Extend the runs' names by as much of their folders as makes them distinct.
 
     Raises:
         ConfigError: a folder is given twice.

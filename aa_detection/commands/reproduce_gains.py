@@ -6,13 +6,13 @@
     reproduce_gains.py              the tables of docs/gains: two datasets that the project draws
     reproduce_gains.py --jobs 2     two runs at a time
 
-It trains twins of one detector, plain and attentive, with several seeds each. The arms differ in
+Trains one detector with and without attention, with several seeds each. The arms differ in
 MODEL.ATTENTION alone, and train on the same images for the same number of steps with the same
-seeds. Every run is a process of its own and leaves its numbers and detections in ``--records``.
-What is there is not run again, and what was interrupted goes on from its last checkpoint: start the
-same command as often as needed. A table of the complete runs, with confidence intervals over images
-and seeds, and what it says in words are printed at the end, also after Ctrl-C, and written beside
-the runs.
+seeds. Every run is a separate process and writes its numbers and detections to ``--records``.
+Complete runs are not repeated, and interrupted ones continue from their last checkpoint: repeat the
+command as often as needed. At the end, also after Ctrl-C, it prints a table of the complete runs,
+with confidence intervals over images and seeds, and a verdict in words, and writes both beside the
+runs.
 
 Without a dataset of yours there are two: `sample`, ordinary objects, and `context`, whose classes
 can be told only from the far end of the image.
@@ -42,7 +42,7 @@ from ..training.interrupt import Interrupted
 from .arguments import ENGINE_OPTION, add_run_options
 from .ending import run_command
 
-# The protocol. Fixed before the runs; another one needs another folder of records.
+# The protocol, fixed before the runs; a different one needs a different folder of records.
 SEEDS = (1, 2, 3, 4, 5)
 _MASK = "MODEL.ATTENTION.AA.MASK_PADDING"
 _AA = ("MODEL.ATTENTION.CONV", "aa")
@@ -52,7 +52,7 @@ ARMS = {
     "add": (*_AA, "MODEL.ATTENTION.AA.MERGE", "add"),
     "se": ("MODEL.ATTENTION.GATE", "se"),
     "aw": ("MODEL.ATTENTION.CONV", "aw"),
-    # what the padding mask costs or gains by itself
+    # the effect of the padding mask by itself
     "plain-mask-batch": (_MASK, "batch"),
     "plain-mask-all": (_MASK, "all"),
     "aa-mask-none": (*_AA, _MASK, "none"),
@@ -72,7 +72,7 @@ class Experiment:
     num_train: int
     num_val: int
     config_file: Path
-    seed: int = 0  # of the images
+    seed: int = 0  # seed of the images
 
     def write(self, root: Path) -> Path:
         return self.dataset.write(
@@ -103,7 +103,7 @@ EXPERIMENTS = {
 
 @dataclass(frozen=True)
 class OwnData:
-    """The user's: COCO files with their images, and the detector to train."""
+    """The user's data: COCO files with their images, and the detector to train."""
 
     config_file: Path
     train: CocoDataset
@@ -119,7 +119,7 @@ class OwnData:
         for split, dataset in zip(SPLITS, (self.train, self.val)):
             arguments += [f"--{split}-json", str(dataset.annotation_file.absolute())]
             arguments += [f"--{split}-images", str(dataset.image_root.absolute())]
-        # the file may be an attentive detector's
+        # the file may describe a detector with attention
         attention = ("MODEL.ATTENTION.CONV", "", "MODEL.ATTENTION.GATE", "", *ARMS[arm])
         return Run(
             name=f"{self.name}/{arm}-seed{seed}",
@@ -130,7 +130,7 @@ class OwnData:
         )
 
     def check(self, engine: Engine, arms: list[str], overrides: list[str]) -> dict[str, Any]:
-        """What the runs begin with: the data, and the weights if any, by their content.
+        """Return the data, and the weights if any, identified by content.
 
         Raises:
             ConfigError, DatasetError: it cannot be trained on.
@@ -156,7 +156,7 @@ def _digest(part: str, file: Path) -> str:
 
 
 def table(runs: Runs, name: str, plan: dict[str, list[Run]], annotations: Path) -> list[str]:
-    """The arms of one dataset beside the baseline, in Markdown; of the runs that are complete."""
+    """Format the arms of one dataset beside the baseline in Markdown, from complete runs only."""
     complete = {
         arm: [run for run in arm_runs if runs.record(run)] for arm, arm_runs in plan.items()
     }
@@ -189,7 +189,7 @@ def table(runs: Runs, name: str, plan: dict[str, list[Run]], annotations: Path) 
 
 
 def chosen(known: Collection[str], text: str) -> list[str]:
-    """Names of `known` from a list with commas."""
+    """Parse a comma-separated list of names in `known`."""
     names = text.split(",")
     for name in names:
         if name not in known:
@@ -246,7 +246,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, prog: str) -> int:
-    """0; 1 where a run failed; 130 and 143 where they were interrupted. The table is of what is."""
+    """Return 0; 1 if a run failed; 130 or 143 if interrupted. Always prints the complete runs."""
     engine = engine_name(args.engine)
     refuse_overwriting(
         [(f"--{option.replace('_', '-')}", getattr(args, option)) for option in OWN],
@@ -283,7 +283,7 @@ def run(args: argparse.Namespace, prog: str) -> int:
             name: EXPERIMENTS[name].write(root) / "annotations/val.json" for name in args.datasets
         }
         table_file = args.records / "table.md"
-    # a seed of every arm before the next: what is there so far can be compared
+    # one seed of every arm before the next, so that partial results can be compared
     order = [
         plan[arm][number]
         for plan in plans.values()

@@ -1,14 +1,14 @@
-"""Does the comparison keep its promises? Tried on simulated detectors.
+"""Test the comparison's intervals on simulated detectors.
 
     study_comparison.py images     equal detectors, one run of each: how often is none shown better?
-    study_comparison.py training   the same with noise of training, by the number of runs
-    study_comparison.py strong     the same with more noise of training than of images
+    study_comparison.py training   the same with training noise, by the number of runs
+    study_comparison.py strong     the same with more noise from training than from images
     study_comparison.py power      a difference of one AP on 5,000 images: how often is it shown?
     study_comparison.py speed      500 to 50,000 images, 80 classes, 100 detections an image
 
 Each writes its rows into ``study.json`` and ``study.txt`` in ``--output``; images and power add
-simulations to those that are there. Shares come with their own 95 % intervals (Clopper and
-Pearson), from the number of simulations.
+simulations to the existing ones. Shares come with their own 95 % intervals (Clopper and Pearson),
+from the number of simulations.
 """
 
 import argparse
@@ -37,8 +37,8 @@ from ..studies.simulation import simulate_annotations, simulate_detections
 
 SMALL = {"images": 100, "classes": 2, "per_image": 10, "resamples": 200}
 LARGE = {"images": 5000, "classes": 20, "per_image": 20, "resamples": 200}
-ONE_AP = 0.043  # of skill, on LARGE
-TRAINING_NOISE, STRONG_NOISE = 0.03, 0.15  # of skill, from run to run
+ONE_AP = 0.043  # skill that gives one AP on LARGE
+TRAINING_NOISE, STRONG_NOISE = 0.03, 0.15  # standard deviation of skill from run to run
 RUNS = (1, 2, 3, 5)
 SPEED_IMAGES, SPEED_CLASSES, SPEED_RESAMPLES = (500, 5000, 50_000), 80, 1000
 
@@ -57,10 +57,10 @@ def simulate_ap(
     planted: float = 0.0,
     training_noise: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """AP of two arms, (runs, 1 + resamples) each, on annotations of their own.
+    """Return AP of two arms, (runs, 1 + resamples) each, on newly simulated annotations.
 
     Args:
-        planted: skill that the first arm has over the second.
+        planted: skill advantage of the first arm over the second.
         training_noise: standard deviation of the skill from run to run.
     """
     rng = np.random.default_rng((2, simulation))
@@ -89,13 +89,13 @@ def ours(a: np.ndarray, b: np.ndarray) -> Bounds:
 
 
 def images_alone(a: np.ndarray, b: np.ndarray) -> Bounds:
-    """As if every run had been the only one possible."""
+    """Return the interval that ignores training: as if every run were the only possible one."""
     drawn = a[:, 1:].mean(axis=0) - b[:, 1:].mean(axis=0)
     return tuple(np.quantile(drawn, (0.025, 0.975)))
 
 
 def hierarchical(a: np.ndarray, b: np.ndarray) -> Bounds:
-    """Percentiles of differences with runs drawn again as well, with replacement."""
+    """Return percentiles of the differences when runs are resampled too, with replacement."""
     rng = np.random.default_rng(0)
     resamples = a.shape[1] - 1
     at = np.arange(1, resamples + 1)
@@ -104,7 +104,7 @@ def hierarchical(a: np.ndarray, b: np.ndarray) -> Bounds:
 
 
 def share(truths: list[bool]) -> Row:
-    """Of simulations, with its Clopper-Pearson interval."""
+    """Return the share of true simulations with its Clopper-Pearson interval."""
     test = binomtest(sum(truths), len(truths)).proportion_ci(0.95)
     return {
         "simulations": len(truths),
@@ -117,7 +117,7 @@ def share(truths: list[bool]) -> Row:
 def no_difference(
     arms: list[tuple[np.ndarray, np.ndarray]], runs: int, method: Callable[..., Bounds]
 ) -> Row:
-    """How often the interval of the first `runs` of each arm holds zero, and its median width."""
+    """Return how often the interval of each arm's first `runs` holds zero, and its median width."""
     bounds = [method(a[:runs], b[:runs]) for a, b in arms]
     return {
         **share([low <= 0 <= high for low, high in bounds]),
@@ -126,7 +126,7 @@ def no_difference(
 
 
 def study_images(simulations: int, earlier: list[Row]) -> Iterator[Row]:
-    """One row a simulation; those of earlier calls are kept."""
+    """Yield one row per simulation, after those of earlier calls."""
     yield from earlier
     for number in range(len(earlier), len(earlier) + simulations):
         result = interval(*simulate_ap(number, 1, **SMALL))
@@ -148,7 +148,7 @@ def study_training(simulations: int, earlier: list[Row], noise: float) -> Iterat
 
 
 def study_power(simulations: int, earlier: list[Row]) -> Iterator[Row]:
-    """One row a simulation; those of earlier calls are kept."""
+    """Yield one row per simulation, after those of earlier calls."""
     yield from earlier
     for number in range(len(earlier), len(earlier) + simulations):
         a, b = simulate_ap(20_000 + number, 1, planted=ONE_AP, **LARGE)
@@ -162,7 +162,7 @@ def study_power(simulations: int, earlier: list[Row]) -> Iterator[Row]:
 
 
 def study_speed(simulations: int, earlier: list[Row]) -> Iterator[Row]:
-    """A row a size, each measured in a process of its own; `simulations` of each."""
+    """Yield a row per size, each measured in its own process; `simulations` of each."""
     for images in SPEED_IMAGES:
         for _ in range(simulations):
             with tempfile.TemporaryDirectory() as folder:
@@ -171,7 +171,7 @@ def study_speed(simulations: int, earlier: list[Row]) -> Iterator[Row]:
 
 
 def _in_a_process(function: Callable[[str, int], Any], folder: str, images: int) -> Any:
-    # another's memory would count, and what it left in the caches
+    # in the same process, earlier memory and caches would count
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, folder, images).result()
 
@@ -209,7 +209,7 @@ STUDIES: dict[str, tuple[Callable[[int, list[Row]], Iterator[Row]], int]] = {
 
 
 def page(studies: dict[str, list[Row]]) -> str:
-    """The rows as text."""
+    """Format the rows as text."""
     lines = []
     shape = "{images} images, {classes} classes, {per_image} detections an image"
     if "images" in studies:
@@ -257,7 +257,7 @@ def page(studies: dict[str, list[Row]]) -> str:
 
 
 def write(studies: dict[str, list[Row]], path: Path) -> None:
-    """The rows, and the page of them beside."""
+    """Write the rows, and their text page beside them."""
     for content, file in (
         (json.dumps(studies, indent=1) + "\n", path),
         (page(studies), path.with_suffix(".txt")),
@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None, prog: str = "study_comparison.py") -> in
     studies[args.study] = []
     for row in study(args.simulations or simulations, earlier):
         studies[args.study].append(row)
-        if len(studies[args.study]) > len(earlier):  # what a run that is stopped leaves
+        if len(studies[args.study]) > len(earlier):  # an interrupted run keeps them
             write(studies, path)
     write(studies, path)
     print(page(studies))

@@ -1,10 +1,10 @@
-"""How much of a pretrained detector's AP each way to add attention leaves.
+"""Measure how much of a detector's AP each way to add attention keeps.
 
     study_starts.py --config-file configs/gains/sample_R18.yaml MODEL.WEIGHTS plain/model_final.pth
 
-Starts a plain detector's attentive twins from its weights, with frozen norms, under each padding
-mask, and evaluates them before the first step and after a few. Each row is kept in ``--record``
-when it is there, and the same command goes on with the next. The table is printed at the end.
+Adds attention to a plain detector in several ways, starting from its weights, with frozen norms,
+under each padding mask, and evaluates before the first step and after a few. Each row is saved to
+``--record`` at once; repeat the command to continue with the next. Prints the table at the end.
 """
 
 import argparse

@@ -1,15 +1,15 @@
-"""What each choice of the attention costs and gains, one factor at a time.
+"""Measure what each attention setting gains and costs, one factor at a time.
 
     sweep_ratio.py train     AP of every choice: the small detector on the drawn datasets
     sweep_ratio.py cost      parameters, FLOPs, latency and memory of every choice
     sweep_ratio.py report    a table and a plot of both
 
-The AP is that of the AA twin of tools/reproduce_gains.py with one key changed: of every choice on
-the context dataset, which asks for attention, and of the value ratio also on the sample dataset,
-which does not. The costs are those of AA-RetinaNet-R50 with the same key, where they matter:
-parameters and FLOPs (multiply-adds) are counted, time and memory of inference, of one image and up
-to the head's outputs, are measured, the time beside the plain detector's in the same process. All
-is kept in ``--records``; what is there is not made again, and what was interrupted goes on.
+AP is that of the AA twin of tools/reproduce_gains.py with one key changed: for every choice on the
+context dataset, which needs attention, and for the value ratio also on the sample dataset, which
+does not. Costs are those of AA-RetinaNet-R50 with the same key. Parameters and FLOPs
+(multiply-adds) are counted; time and memory are measured for inference on one image up to the
+head's outputs, the time beside the plain detector's in the same process. Everything is kept in
+``--records``; complete runs are not repeated, and interrupted ones continue.
 """
 
 import argparse
@@ -51,7 +51,7 @@ ATTENTION = "MODEL.ATTENTION"
 
 
 def one_key(key: str, default: object, values: list[Any]) -> dict[str, tuple[str, ...]]:
-    """The values of one config key: each as text, and what overrides the default with it."""
+    """Return the values of one config key as text, each with its override of the default."""
     found: dict[str, tuple[str, ...]] = {}
     for value in values:
         text = ", ".join(value) or "none" if isinstance(value, list) else str(value)
@@ -59,7 +59,7 @@ def one_key(key: str, default: object, values: list[Any]) -> dict[str, tuple[str
     return found
 
 
-# factor: its values and their overrides, none for the default's
+# the values of each factor and their overrides, none for the default
 FACTORS = {
     "value ratio": one_key(f"{ATTENTION}.AA.VALUE_RATIO", 0.1, [0.0, 0.1, 0.25, 0.5, 0.75, 1.0]),
     "key ratio": one_key(f"{ATTENTION}.AA.KEY_RATIO", 0.2, [0.1, 0.2, 0.5, 1.0]),
@@ -82,11 +82,11 @@ FACTORS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """A value of a factor; the default's is the same choice in every factor."""
+    """A value of a factor; the default is the same choice in every factor."""
 
     factor: str
     value: str
-    name: str  # of its files
+    name: str  # name of its files
     overrides: tuple[str, ...]
 
 
@@ -106,14 +106,14 @@ def choices() -> list[Choice]:
 
 @dataclass(frozen=True)
 class Task:
-    """What the choices of some factors are trained on."""
+    """The training task for the choices of some factors."""
 
     dataset: DrawnDataset
     config_file: Path
     factors: tuple[str, ...]
 
     def choices(self) -> list[Choice]:
-        """Each once, the default's too."""
+        """Return every choice once, including the default."""
         return list({c.name: c for c in choices() if c.factor in self.factors}.values())
 
 
@@ -124,7 +124,7 @@ TASKS = (
 
 
 def planned_runs(args: argparse.Namespace, task: Task) -> dict[str, list[Run]]:
-    """The runs of every choice by its name, one a seed."""
+    """Return the runs of every choice by its name, one per seed."""
     root = (args.work / "datasets").resolve()
     size = {"num_train": NUM_TRAIN, "num_val": NUM_VAL}
     data = {"version": task.dataset.version, **size, "seed": 0}
@@ -148,7 +148,7 @@ def train(args: argparse.Namespace) -> int:
     root = (args.work / "datasets").resolve()
     for task in TASKS:
         task.dataset.write(root, num_train=NUM_TRAIN, num_val=NUM_VAL)
-    # a seed of every choice before the next
+    # one seed of every choice before the next
     order = [
         runs[number]
         for number in range(len(args.seeds))
@@ -166,7 +166,7 @@ def recorded_runs(args: argparse.Namespace) -> Runs:
 # ---- cost ----------------------------------------------------------------------------------------
 
 PLAIN = (f"{ATTENTION}.CONV", "")
-MEMORY_TRIES = 5  # the allocator adds up to half, otherwise in every process, and never takes away
+MEMORY_TRIES = 5  # the allocator adds up to half, a varying amount, and never takes away
 
 
 def cost(args: argparse.Namespace) -> int:
@@ -196,7 +196,7 @@ def cost(args: argparse.Namespace) -> int:
         row["forward_mb"] = min(peaks)
         rows[choice.name] = row
         say(f"{choice.name}: {row['forward_ms'] / row['plain_forward_ms']:.2f} times plain")
-        # after every choice, so that what is stopped leaves what it measured
+        # after every choice, so that an interrupted run keeps its measurements
         content = {"machine": machine, "rows": rows}
         with atomic_write(path, "w") as file:
             file.write(json.dumps(content, indent=1) + "\n")
@@ -219,7 +219,7 @@ def detector(engine: str, overrides: tuple[str, ...]) -> nn.Module:
     torch.manual_seed(0)
     model = builder.build_model(builder.load_config(str(COSTED), words)).eval()
     for name, module in model.named_modules():
-        # random weights under frozen statistics would overflow
+        # random weights with frozen statistics would overflow
         if name.endswith(("bn3", "conv3.norm")):
             nn.init.constant_(module.weight, 0.2)
     return DensePart(model)
@@ -248,14 +248,14 @@ def latency(
 
 
 def memory(engine: str, overrides: tuple[str, ...], size: tuple[int, int], device: str) -> float:
-    inference(engine, overrides, (64, 64), device)(False)  # what PyTorch allocates once
+    inference(engine, overrides, (64, 64), device)(False)  # warm up PyTorch's one-time allocations
     return peak_memory(inference(engine, overrides, size, device), device)["forward_mb"]
 
 
 # ---- report --------------------------------------------------------------------------------------
 
 
-# of one task: AP of the seeds by the choice's name
+# AP of one task's seeds by choice
 Scores = dict[str, list[float]]
 
 
@@ -278,11 +278,12 @@ def report(args: argparse.Namespace) -> int:
 
 
 def over_default(scores: Scores) -> dict[str, str]:
-    """Each choice's mean AP over the default's with a 95 % interval, none where seeds are few.
+    """Return each choice's mean AP minus the default's with a 95 % interval, none with few seeds.
 
-    By Dunnett's test: of intervals that are each right with a probability of 0.95, one in twenty
-    would show a difference that is none; these are right all together with that probability. The
-    test takes the variance between seeds to be one for all choices, and counts no other images.
+    Uses Dunnett's test: of intervals that are each right with a probability of 0.95, one in twenty
+    would show a difference where there is none; these are all right together with that probability.
+    The test assumes the same variance between seeds for all choices, and ignores the sampling of
+    images.
     """
     control = scores["default"]
     others = {name: values for name, values in scores.items() if name != "default" and values}
@@ -299,7 +300,7 @@ def over_default(scores: Scores) -> dict[str, str]:
 
 
 def table(scores: list[Scores], costs: dict[str, dict[str, Any]]) -> str:
-    """A row a choice, its AP on every task beside its costs, in Markdown."""
+    """Format a row per choice in Markdown, its AP on every task beside its costs."""
     heads = ["factor", "value"]
     for task in TASKS:
         heads += [f"AP, {task.dataset.name} (standard deviation)", "over the default"]
@@ -327,7 +328,7 @@ def table(scores: list[Scores], costs: dict[str, dict[str, Any]]) -> str:
 
 
 def plot(scores: list[Scores], costs: dict[str, dict[str, Any]], path: Path) -> None:
-    """A column a factor: AP of every seed on every task above, latency over plain's below."""
+    """Plot a column per factor: every seed's AP on every task above, latency over plain's below."""
     import matplotlib
 
     matplotlib.use("Agg")

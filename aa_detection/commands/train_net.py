@@ -3,7 +3,7 @@
     train_net.py --config-file sample/aa_retinanet_R18.yaml
     train_net.py --config-file aa_retinanet_R50.yaml --eval-only MODEL.WEIGHTS model_final.pth
 
-The same YAML runs on detectron2 and, where that is not installed, on torchvision and Lightning.
+The same YAML runs on detectron2 and, if that is not installed, on torchvision and Lightning.
 """
 
 import argparse
@@ -82,10 +82,10 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def add_own_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Put ``--train-json`` and ``--val-json`` into the config, in place of the datasets it names.
+    """Replace the config's datasets with those of ``--train-json`` and ``--val-json``.
 
-    The run's ``config.yaml`` then says where they are, and can be evaluated from any folder. Their
-    names tell datasets of different files apart.
+    The run's ``config.yaml`` then says where they are, and can be evaluated from any folder.
+    Datasets of different files have different names.
     """
     for split, key in (("train", "TRAIN"), ("val", "TEST")):
         annotations = getattr(args, f"{split}_json")

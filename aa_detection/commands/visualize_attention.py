@@ -1,7 +1,7 @@
-"""What every attention head looks at, from points of a picture.
+"""Draw what every attention head looks at, from points of a picture.
 
-Writes NAME.html, a page in which the mouse moves the point (one file, opened in any browser), and
-for each point NAME_query_N.png, a row a layer and a column a head.
+Writes NAME.html, a single-file page in which the mouse moves the point, and for each point
+NAME_query_N.png, with a row per layer and a column per head.
 """
 
 import argparse

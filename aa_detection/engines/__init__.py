@@ -1,6 +1,6 @@
-"""Two ways to run the same YAML: detectron2, and torchvision with Lightning.
+"""The two engines that run the same YAML: detectron2, and torchvision with Lightning.
 
-Both are an :class:`Engine`, and write the same files. Neither imports the other; importing this
+Both implement :class:`Engine` and write the same files. Neither imports the other; importing this
 package imports neither.
 """
 
@@ -24,31 +24,31 @@ __all__ = ["ENGINES", "Engine", "RunOptions", "engine_name", "load_engine"]
 
 
 class Engine(Protocol):
-    """What the package of an engine offers."""
+    """The interface of an engine package."""
 
     __name__: str
 
     def load_config(self, config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
-        """The engine's defaults with attention's keys, then the file, then ``KEY VALUE`` pairs.
+        """Return the engine's defaults, overridden by the file and then by ``KEY VALUE`` pairs.
 
-        The file is YAML, or a checkpoint that carries its config and is ``MODEL.WEIGHTS`` then.
-        The datasets of ``DATASETS.COCO_FILES`` are registered. ``MODEL.DEVICE`` cuda becomes cpu
-        where there is no CUDA device.
+        The file is YAML, or a checkpoint that carries its config; ``MODEL.WEIGHTS`` is then that
+        checkpoint. Registers the datasets of ``DATASETS.COCO_FILES``. Without a CUDA device,
+        ``MODEL.DEVICE`` cuda becomes cpu.
 
         Raises:
-            ConfigError: a file, key or value that cannot be used here; names it.
-            DatasetError: a dataset's name already stands for other files.
+            ConfigError: a file, key or value cannot be used here; names it.
+            DatasetError: a dataset's name is already taken by other files.
         """
 
     def build_model(self, cfg: CfgNode) -> nn.Module:
-        """The detector a config describes, with random weights.
+        """Build the config's detector with random weights.
 
         Raises:
             ConfigError: attention that cannot be built; names the key.
         """
 
     def load_model(self, cfg: CfgNode, *, allow_pickle: bool = False) -> nn.Module:
-        """The config's trained detector; see :func:`aa_detection.checkpoints.build_trained`."""
+        """Load the trained detector; see :func:`aa_detection.checkpoints.build_trained`."""
 
     def load_detector(
         self,
@@ -58,10 +58,10 @@ class Engine(Protocol):
         bfloat16: bool = False,
         class_names: str | None = None,
     ) -> "Detector":
-        """The trained detector as a function from pictures to detections.
+        """Load the trained detector as a function from pictures to detections.
 
         Args:
-            allow_pickle: as :meth:`load_model`'s.
+            allow_pickle: see :meth:`load_model`.
             bfloat16: see :class:`aa_detection.inference.BaseDetector`.
             class_names: see :func:`aa_detection.inference.categories.find_categories`.
         """
@@ -70,20 +70,20 @@ class Engine(Protocol):
         """Train and evaluate, or evaluate only.
 
         Returns:
-            Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by its name;
-            empty on machines and in processes other than the first.
+            Metrics by task, ``{"bbox": {"AP": …}}``, of the only test dataset, or by dataset name
+            if there are several; empty in all processes but the first.
 
         Raises:
-            ConfigError, DatasetError: before anything is written.
-            RunError, Interrupted: the run could not go on, or was asked to stop.
+            ConfigError, DatasetError: raised before anything is written.
+            RunError, Interrupted: the run failed, or was asked to stop.
         """
 
 
 def engine_name(name: str) -> str:
-    """The engine that `name` stands for; "auto" is detectron2 where it imports, else torchvision.
+    """Resolve an engine's name; "auto" is detectron2 if it imports, else torchvision.
 
     Raises:
-        ConfigError: what the engine runs on is not installed; says how to install it.
+        ConfigError: the engine's framework is not installed; says how to install it.
     """
     if name == "auto":
         name = "detectron2" if importlib.util.find_spec("detectron2") else "torchvision"
@@ -101,7 +101,7 @@ def engine_name(name: str) -> str:
 
 
 def load_engine(name: str) -> Engine:
-    """The engine that :func:`engine_name` says.
+    """Import the engine that :func:`engine_name` resolves to.
 
     Raises:
         ConfigError: as :func:`engine_name`.
@@ -110,6 +110,6 @@ def load_engine(name: str) -> Engine:
     return engine
 
 
-if TYPE_CHECKING:  # the type checker sees that each is one
+if TYPE_CHECKING:  # lets the type checker verify both engines
     _detectron2: Engine = detectron2
     _torchvision: Engine = torchvision

@@ -9,26 +9,25 @@ from . import load_engine
 
 
 class Detector(BaseDetector):
-    """A trained detector: :meth:`load` it, then ``predict`` and look at its ``attention``.
+    """A trained detector: :meth:`load` it, then call ``predict`` and look at its ``attention``.
 
-    See :class:`aa_detection.inference.BaseDetector` for what it does with pictures.
+    See :class:`aa_detection.inference.BaseDetector` for its methods.
     """
 
     @staticmethod
     def load(
         path: str | os.PathLike[str], *, engine: str = "auto", device: str | None = None
     ) -> "Detector":
-        """The detector of a run.
+        """Load the detector of a run.
 
         Args:
-            path: a run's folder, or a checkpoint that carries its config, as both engines write
-                them.
-            engine: "detectron2", "torchvision", or "auto": detectron2 where it is installed, else
-                torchvision. Each loads what the other trained.
-            device: such as "cpu" or "cuda"; default, the run's. Without a GPU it is the CPU.
+            path: a run's folder, or a checkpoint that carries its config, written by either engine.
+            engine: "detectron2", "torchvision", or "auto": detectron2 if installed, else
+                torchvision. Each loads checkpoints of the other.
+            device: such as "cpu" or "cuda"; default: the run's, or the CPU without a GPU.
 
         Raises:
-            ConfigError: there is no run or no such file, it cannot be read, or the engine cannot
+            ConfigError: the run or file does not exist or cannot be read, or the engine cannot
                 build its network; one line.
         """
         config, overrides = _config_of(os.fspath(path))
@@ -39,7 +38,7 @@ class Detector(BaseDetector):
 
 
 def _config_of(path: str) -> tuple[str, list[str]]:
-    """What ``load_config`` takes."""
+    """Return the arguments of ``load_config``."""
     if not os.path.exists(path):
         raise ConfigError(f"{path}: no such file or folder; expected a run's, or a checkpoint")
     if not os.path.isdir(path):

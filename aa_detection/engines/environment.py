@@ -1,4 +1,4 @@
-"""What this machine has of all that a run may need, in text."""
+"""Describe this machine as text: versions, devices, engines, attention backends."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from ..checkpoints import package_versions
 from ..config import ConfigError
 from . import ENGINES, engine_name, load_engine
 
-# that change what is found or computed
+# variables that change what is found or computed
 _VARIABLES = (
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "DETECTRON2_DATASETS", "FVCORE_CACHE", "OMP_NUM_THREADS",
     "TRITON_INTERPRET",
@@ -20,9 +20,10 @@ _VARIABLES = (
 
 
 def describe_environment() -> str:
-    """Versions, devices, engines, and which of attention's backends run on which device.
+    """Return versions, devices, engines, and which attention backends run on which device.
 
-    Every backend is tried on a small map in float32. What is broken says why, in a line.
+    Tries every backend on a small map in float32. A broken part is reported with its reason in one
+    line.
     """
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     sections = {
@@ -62,7 +63,7 @@ def _engines() -> Iterator[tuple[str, str]]:
     for name in ENGINES:
         try:
             load_engine(name)
-        except Exception as error:  # a broken installation raises what it likes
+        except Exception as error:  # a broken installation may raise anything
             yield name, _reason(error)
         else:
             yield name, "works"
@@ -81,7 +82,7 @@ def _backends(device: str) -> Iterator[tuple[str, str]]:
     for name in BACKENDS:
         try:
             out = relative_attention_2d(q, k, v, *tables, backend=name).cpu()
-        except Exception as error:  # of a compiler or driver, too
+        except Exception as error:  # compilers and drivers raise their own
             yield name, _reason(error).replace(f'backend "{name}": ', "")
             continue
         off = float((out - expected).abs().max())

@@ -1,20 +1,20 @@
-"""How a run is made, beside its config."""
+"""Options of a run that are not in its config."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``tools/train_net.py`` is told beside the config.
+    """The options that ``tools/train_net.py`` takes beside the config.
 
     Attributes:
-        resume: go on from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
+        resume: continue from the last checkpoint in ``OUTPUT_DIR``; with `eval_only`, evaluate it.
         eval_only: evaluate ``MODEL.WEIGHTS``, or if empty ``OUTPUT_DIR/model_final.pth``.
-        allow_pickle, allow_partial: how ``MODEL.WEIGHTS`` is loaded, see
+        allow_pickle, allow_partial: how to load ``MODEL.WEIGHTS``, see
             :func:`aa_detection.checkpoints.read_configured`.
-        num_gpus: processes on this machine. Under torchrun its environment decides.
-        num_machines, machine_rank, dist_url: how many machines, which one this is, and where they
-            meet; see :func:`.processes.plan_processes`.
+        num_gpus: processes on this machine. Under torchrun, the environment sets this instead.
+        num_machines, machine_rank, dist_url: the number of machines, the rank of this one, and the
+            rendezvous address; see :func:`.processes.plan_processes`.
         open_images: read every image file's header before anything starts.
     """
 

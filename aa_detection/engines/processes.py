@@ -1,8 +1,8 @@
-"""Several processes on one or more machines: how they start, meet, and end together.
+"""Start, connect and end several processes on one or more machines.
 
-torchrun starts processes and tells each its place through the environment. :func:`run_together`
-takes them from there, or, for ``--num-gpus``, starts its own in the same way; either engine's
-worker runs in a process group of torch.distributed and cannot tell the difference.
+torchrun starts processes and passes each its rank in the environment. :func:`run_together` takes
+over from there, or, for ``--num-gpus``, starts its own processes the same way. Either engine's
+worker runs in a torch.distributed process group and cannot tell the difference.
 """
 
 import contextlib
@@ -31,15 +31,15 @@ from ..training.failures import RunError
 from ..training.interrupt import stop_signals
 from .options import RunOptions
 
-# while the first process computes AP, or opens a data set, the others wait in a collective
+# the others wait in a collective while the first process computes AP or opens a dataset
 _TIMEOUT = datetime.timedelta(minutes=30)
-_GRACE = 5.0  # seconds for processes that lost another one to end by themselves
-# what gloo and NCCL say when the process at the other end is gone
+_GRACE = 5.0  # seconds that processes get to end by themselves after losing another one
+# messages of gloo and NCCL when the peer is gone
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process")
 
 
 class _RemoteTraceback(Exception):
-    """Where an error came up in its own process, as text."""
+    """The traceback of an error in another process, as text."""
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
@@ -47,13 +47,13 @@ class _RemoteTraceback(Exception):
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run, all machines together.
+    """The processes of a run on all machines.
 
     Attributes:
-        per_machine: on each of the machines.
-        machine: rank of this one.
-        url: where they meet, as `torch.distributed.init_process_group` takes it.
-        started: whether torchrun started this process as one of them.
+        per_machine: processes on each machine.
+        machine: rank of this machine.
+        url: rendezvous address, as `torch.distributed.init_process_group` takes it.
+        started: whether torchrun started this process.
     """
 
     per_machine: int = 1
@@ -64,21 +64,21 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process starts the run, before any process group is joined."""
+        """Whether this process starts the run; valid before any process group exists."""
         return self.machine == 0 and not (self.started and os.environ["RANK"] != "0")
 
     @property
     def total(self) -> int:
-        """On all machines."""
+        """Number of processes on all machines."""
         return self.per_machine * self.machines
 
 
 def plan_processes(device: str, options: RunOptions) -> Processes:
-    """What the command line asks for, or under torchrun what its environment says.
+    """Plan the processes from the command line or, under torchrun, from its environment.
 
     Args:
-        device: ``MODEL.DEVICE``; with ``cuda`` every process has a GPU of its own.
-        options: of which ``num_gpus`` 0 is 1.
+        device: ``MODEL.DEVICE``; with ``cuda`` every process has its own GPU.
+        options: ``num_gpus`` 0 counts as 1.
 
     Raises:
         ConfigError: options that contradict each other, or too few GPUs.
@@ -121,14 +121,14 @@ def plan_processes(device: str, options: RunOptions) -> Processes:
 def run_together(
     worker: Callable[..., Any], args: tuple[Any, ...], *, processes: Processes, device: str
 ) -> Any:
-    """Call ``worker(*args)`` in every process; `worker` and `args` can be pickled.
+    """Call ``worker(*args)`` in every process; `worker` and `args` must be picklable.
 
     Returns:
-        What the worker of rank 0 returned; on a machine without rank 0, of its first process.
+        The result of rank 0's worker; on a machine without rank 0, of its first process.
 
     Raises:
         RunError: a process was killed, or lost the others.
-        BaseException: the first that any worker of this machine raised; the others are ended.
+        BaseException: the first error of a worker on this machine; the other workers are ended.
     """
     if processes.started:
         try:
@@ -146,26 +146,26 @@ def run_together(
     with tempfile.TemporaryDirectory(prefix="aa_detection_") as name:
         folder = Path(name)
         if processes.url == "auto":
-            # not a port, which another program might take in the meantime
+            # a file rather than a port, which another program might take in the meantime
             url = (folder / "meeting_point").as_uri()
             processes = Processes(processes.per_machine, url=url)
         return _start(worker, args, processes, device, folder)
 
 
 def is_first_process() -> bool:
-    """Whether this process writes the files; true where there is only one."""
+    """Whether this process writes the files; true if it is the only one."""
     return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def print_error(line: str) -> None:
-    """Print an error's line to standard error, from one of the processes torchrun started.
+    """Print an error's line to standard error from only one of torchrun's processes.
 
-    They fail alike on bad input. The first prints at once and ends, whereupon torchrun ends the
-    others; one that is still there after a while has something of its own to say.
+    Bad input fails all processes alike. The first one prints at once and exits, and torchrun then
+    ends the others. A process that is still alive after a while prints its own error.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
         time.sleep(2 * _GRACE)
-    with contextlib.suppress(OSError):  # a terminal that is gone
+    with contextlib.suppress(OSError):  # the terminal may be gone
         print(on_one_line(line), file=sys.stderr, flush=True)
 
 
@@ -176,7 +176,7 @@ def _start(
     device: str,
     folder: Path,
 ) -> Any:
-    # unpickled by the child once its environment is set, which the libraries look at on import
+    # the child unpickles this after setting its environment, which libraries read on import
     (folder / "work").write_bytes(pickle.dumps((worker, args)))
     context = torch.multiprocessing.start_processes(
         _child,
@@ -190,7 +190,7 @@ def _start(
             while not context.join(grace_period=_GRACE):
                 pass
         except torch.multiprocessing.ProcessRaisedException:
-            raise  # before the worker's first line
+            raise  # failed before the worker's first line
         except torch.multiprocessing.ProcessExitedException as exit:
             error, where = _cause(exit, processes, folder)
             raise error from where
@@ -202,7 +202,7 @@ def _start(
 
 @contextlib.contextmanager
 def _forwarded(pids: Sequence[int]) -> Iterator[None]:
-    """Signals are for the processes to act on; this one waits for what they do."""
+    """Leave signals to the processes; this one waits for them to end."""
 
     def forward(signum: int, frame: FrameType | None) -> None:
         for pid in pids:
@@ -222,7 +222,7 @@ def _forwarded(pids: Sequence[int]) -> Iterator[None]:
 def _cause(
     exit: torch.multiprocessing.ProcessExitedException, processes: Processes, folder: Path
 ) -> tuple[BaseException, _RemoteTraceback | None]:
-    """The first error of any process, whichever was noticed first: the other processes lost it."""
+    """Return the first error of any process; the one noticed first may only have lost it."""
     errors = [pickle.loads(file.read_bytes()) for file in folder.glob("*.error")]
     if exit.signal_name or not errors:
         how = f"signal {exit.signal_name}" if exit.signal_name else f"status {exit.exit_code}"
@@ -245,7 +245,7 @@ def _child(local_rank: int, processes: Processes, device: str, folder: Path) -> 
         LOCAL_WORLD_SIZE=str(processes.per_machine),
         GROUP_RANK=str(processes.machine),
     )
-    # otherwise each would take every core, and wait for the others
+    # otherwise each process would use every core and wait for the others
     torch.set_num_threads(max(1, torch.get_num_threads() // processes.per_machine))
     try:
         worker, args = pickle.loads((folder / "work").read_bytes())
@@ -253,14 +253,14 @@ def _child(local_rank: int, processes: Processes, device: str, folder: Path) -> 
         result = worker(*args)
         (folder / f"{local_rank}.result").write_bytes(pickle.dumps(result))
         distributed.destroy_process_group()
-    except BaseException as error:  # Interrupted is no Exception
+    except BaseException as error:  # Interrupted is not an Exception
         now, text = time.time(), traceback.format_exc()
         if isinstance(error, RuntimeError):
             error = _lost_touch(error) or error
         try:
             content = pickle.dumps((now, error, text))
             pickle.loads(content)
-        except Exception:  # of some classes
+        except Exception:  # some classes cannot be pickled
             content = pickle.dumps((now, RuntimeError(f"{type(error).__name__}: {error}"), text))
         part = folder / f"{local_rank}.part"
         part.write_bytes(content)
@@ -282,7 +282,7 @@ def _join(processes: Processes, local_rank: int, device: str) -> None:
 
 
 def _lost_touch(error: RuntimeError) -> RunError | None:
-    """One line for what torch.distributed raises where another process is gone."""
+    """Return a one-line error for torch.distributed's errors about a lost peer."""
     text = str(error)
     if isinstance(error, distributed.DistError) or any(words in text for words in _LOST):
         first_line = text.strip().partition("\n")[0]

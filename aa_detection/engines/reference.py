@@ -1,4 +1,4 @@
-"""The configuration reference, from the code that has the defaults.
+"""Generate the configuration reference from the code that defines the defaults.
 
 ``python -m aa_detection.engines.reference > docs/configuration.md``
 """
@@ -62,7 +62,7 @@ command line: {unread}.
 
 
 def reference() -> str:
-    """The page, in Markdown."""
+    """Return the page in Markdown."""
     return _TEXT.format(
         command=COMMAND,
         own="\n".join(_own_rows(OWN_KEYS)),
@@ -103,7 +103,7 @@ def _code(value: Any) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the page; there are no arguments."""
+    """Print the page; takes no arguments."""
     argparse.ArgumentParser(description=__doc__).parse_args(argv)
     print(reference(), end="")
     return 0

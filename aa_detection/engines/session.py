@@ -1,7 +1,7 @@
-"""A run before its first step: everything checked in one place, then the set-up of each process.
+"""Check a run before its first step, and set up each of its processes.
 
-Both engines make their runs of :func:`preflight`, which writes nothing, and :func:`session`, in
-which every process trains or evaluates.
+Both engines use :func:`preflight`, which does all checks and writes nothing, and then
+:func:`session`, in which every process trains or evaluates.
 """
 
 import contextlib
@@ -51,17 +51,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """What :func:`preflight` found to be good: all that a process of the run needs.
+    """Result of :func:`preflight`: the checked inputs that each process of the run needs.
 
     Attributes:
         train, test: the datasets in COCO's format.
-        summaries: what each dataset holds, in a line.
-        findings: what the checks of the datasets warn of.
-        checkpoint: the run's own, to go on from or to evaluate; None for a run that starts.
-        weights: what ``MODEL.WEIGHTS`` names; None with a `checkpoint`, or without ``WEIGHTS``.
-        categories: names by category id of the training data; empty where it is not COCO's.
-        fingerprints: the sha256 of each training dataset's annotation file, by its name.
-        last_checkpoint: the engine's; finds the newest complete checkpoint of an ``OUTPUT_DIR``.
+        summaries: one line per dataset about its contents.
+        findings: warnings of the dataset checks.
+        checkpoint: the run's own, to resume or to evaluate; None for a new run.
+        weights: the checkpoint of ``MODEL.WEIGHTS``; None with a `checkpoint`, or if
+            ``MODEL.WEIGHTS`` is empty.
+        categories: names by category id of the training data; empty if it is not COCO's.
+        fingerprints: the sha256 of each training dataset's annotation file, by dataset name.
+        last_checkpoint: the engine's function that finds the newest complete checkpoint in an
+            ``OUTPUT_DIR``.
     """
 
     cfg: CfgNode
@@ -78,21 +80,22 @@ class Plan:
     last_checkpoint: Callable[[str], str | None]
 
     def resumable(self) -> str | None:
-        """The checkpoint that a training which ended now would go on from."""
+        """Return the checkpoint from which the training would resume if it ended now."""
         return None if self.options.eval_only else self.last_checkpoint(self.cfg.OUTPUT_DIR)
 
     def about(self, engine: str) -> About:
-        """What the run's checkpoints say about themselves; `engine` is its name and version."""
+        """Return the metadata for the run's checkpoints; `engine` is its name and version."""
         datasets = [{"name": name, "sha256": each} for name, each in self.fingerprints.items()]
         config = self.cfg.dump()
         return About(config, self.categories, datasets, engine, package_versions())
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """``OUTPUT_DIR`` for this run alone inside ``with``; for the process that starts it.
+        """Reserve ``OUTPUT_DIR`` for this run inside ``with``; for the process that starts the run.
 
         Raises:
-            ConfigError: another run has it, or a finished one of another configuration lies there.
+            ConfigError: another run is using it, or it holds a finished run of another
+                configuration.
         """
         if not self.processes.is_first:
             yield
@@ -103,7 +106,7 @@ class Plan:
             yield
 
     def load_weights(self, model: nn.Module) -> None:
-        """Load ``MODEL.WEIGHTS``, if the run starts from any, and log what came of it."""
+        """Load ``MODEL.WEIGHTS``, if set, and log the result."""
         if self.weights is None:
             return
         report = load_checkpoint(model, self.weights, allow_partial=self.options.allow_partial)
@@ -122,20 +125,20 @@ def preflight(
     try_state: Callable[[CfgNode, nn.Module, dict[str, Any]], None],
     paths: PathManager = PATHS,
 ) -> Plan:
-    """Check config, weights and data of a run; nothing is written.
+    """Check a run's config, weights and data; writes nothing.
 
     Args:
         last_checkpoint: see :class:`Plan`.
-        find_dataset: the dataset of a name; None for one that is not in COCO's format.
-        build_model: the engine's; makes a model to try the weights on.
-        try_state: the engine's; loads what a checkpoint of its own holds beside the weights into
-            a new optimizer. Raises LookupError or TypeError where it holds something else, and
-            ValueError where it is another optimizer's.
-        paths: of :func:`aa_detection.checkpoints.read_checkpoint`.
+        find_dataset: returns the named dataset, or None if it is not in COCO's format.
+        build_model: the engine's; builds a model for trying the weights.
+        try_state: the engine's; loads what a checkpoint of its own holds beside the weights into a
+            new optimizer. Raises LookupError or TypeError if the contents are of another kind, and
+            ValueError if they are another optimizer's.
+        paths: passed to :func:`aa_detection.checkpoints.read_checkpoint`.
 
     Raises:
         ConfigError, DatasetError: see :meth:`aa_detection.engines.Engine.run`.
-        RunError: there is no memory for the network.
+        RunError: there is not enough memory for the network.
     """
     checkpoint = last_checkpoint(cfg.OUTPUT_DIR) if options.resume else None
     if options.eval_only:
@@ -149,7 +152,7 @@ def preflight(
     on_cpu = cfg.clone()
     on_cpu.defrost()
     on_cpu.MODEL.DEVICE = "cpu"
-    # or a value that builds none would be found after the first file
+    # otherwise a value that builds no model would be found only after the first file is written
     model = _build(on_cpu, build_model)
     weights = None
     if checkpoint is not None:
@@ -221,13 +224,13 @@ def _check_checkpoint(
     try_state: Callable[[CfgNode, nn.Module, dict[str, Any]], None],
     paths: PathManager,
 ) -> None:
-    """See that a run can go on from a checkpoint of its own.
+    """Check that a run can continue from its own checkpoint.
 
     Args:
-        cfg: to train by; None to evaluate, for which the weights are enough.
+        cfg: the config to train with; None to evaluate, which needs only the weights.
 
     Raises:
-        ConfigError: it cannot be read, or is of another configuration, engine or program.
+        ConfigError: it cannot be read, or comes from another configuration, engine or program.
     """
     anew = "without --resume training starts anew"
     try:
@@ -266,10 +269,10 @@ def _keep_inputs(
     test: Sequence[CocoDataset],
     weights: Checkpoint | None,
 ) -> None:
-    """Refuse to write a run's files over the annotations and the weights that it is made of.
+    """Refuse to overwrite a run's own annotations and weights with its output files.
 
-    The folder of the images may be around ``OUTPUT_DIR``, as ``--train-images .`` has it: none of a
-    run's files is an image.
+    The image folder may contain ``OUTPUT_DIR``, as with ``--train-images .``: none of a run's files
+    is an image.
     """
     names = ["config.yaml", "log.txt", "metrics.json", "last_checkpoint", "model_final.pth"]
     names += ["model_best.pth", "metrics.csv", "loggers.json"]
@@ -287,11 +290,12 @@ def _keep_inputs(
 
 @contextlib.contextmanager
 def session(plan: Plan, engine: str, start_log: Callable[[str], None]) -> Iterator[StopSignals]:
-    """One process of a run: its signals, its ends in one line, ``OUTPUT_DIR`` and the log.
+    """Set up one process of a run: signal handling, one-line errors, ``OUTPUT_DIR`` and the log.
 
     Args:
         engine: name and version, for the log's first line.
-        start_log: the engine's way to send this project's log to the terminal and ``OUTPUT_DIR``.
+        start_log: the engine's function that sends this project's log to the terminal and
+            ``OUTPUT_DIR``.
 
     Raises:
         ConfigError: ``OUTPUT_DIR`` cannot be written to.
@@ -315,7 +319,7 @@ def session(plan: Plan, engine: str, start_log: Callable[[str], None]) -> Iterat
 
 
 def _what_takes_memory(cfg: CfgNode, options: RunOptions) -> str:
-    """The keys that lower it."""
+    """Name the keys that lower memory use."""
     if options.eval_only:
         keys = ("MIN_SIZE_TEST", "MAX_SIZE_TEST")
         sizes = " or ".join(f"INPUT.{key} ({cfg.INPUT[key]})" for key in keys)

@@ -1,4 +1,4 @@
-"""Backbones as files that run without this project: ONNX and ``torch.export``."""
+"""Export backbones to files that run without this project: ONNX and ``torch.export``."""
 
 from .backbone import export_backbone
 from .check import DisagreementError

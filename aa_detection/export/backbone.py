@@ -1,4 +1,4 @@
-"""A backbone into a file that was checked."""
+"""Export a backbone to a file and check the file."""
 
 import json
 import os
@@ -24,20 +24,20 @@ def export_backbone(
     input_format: str,
     report: Callable[[Agreement], None] = lambda agreement: None,
 ) -> None:
-    """Write a detector's backbone, and keep the file only if it computes what the backbone does.
+    """Write a detector's backbone; keep the file only if it computes the same as the backbone.
 
-    The graph takes what the backbone takes: images of `input_format` channels, ``(x - mean) /
-    std`` with x in 0 … 255, padded with zeros at the bottom and right to a common size that is a
-    multiple of ``size_divisibility``. It gives the backbone's maps by name. Batch and image size
-    are dynamic; the padding mask is in the graph. The metadata of the file says all this.
+    The graph takes the backbone's input: images of `input_format` channels, ``(x - mean) / std``
+    with x in 0 … 255, padded with zeros at the bottom and right to a common size that is a multiple
+    of ``size_divisibility``. It returns the backbone's maps by name. Batch and image size are
+    dynamic; the padding mask is in the graph. The file's metadata records all this.
 
     Args:
-        backbone: of either engine's detector, on the CPU, in evaluation mode.
-        file: where to; an existing one is replaced when the new one is complete and checked.
-        format: of ``FORMATS``.
-        pixel_mean, pixel_std: of the normalisation before the backbone, in `input_format`'s order.
+        backbone: from either engine's detector, on the CPU, in evaluation mode.
+        file: output path; an existing file is replaced once the new one is complete and checked.
+        format: a key of ``FORMATS``.
+        pixel_mean, pixel_std: the normalisation before the backbone, in `input_format`'s order.
         input_format: "BGR" or "RGB".
-        report: called with the outcome of every comparison.
+        report: called with the result of every comparison.
 
     Raises:
         ConfigError: a package is missing, or `file` cannot be written.
@@ -55,7 +55,7 @@ def export_backbone(
     }
     kind = FORMATS[format]
     try:
-        # beside the file, so that putting it in place is one step
+        # in the same folder, so that a rename puts the file in place
         with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
             unchecked = Path(folder) / file.name
             kind.write(trace(backbone, kind.attention, sizes), metadata, unchecked)

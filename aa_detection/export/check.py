@@ -1,4 +1,4 @@
-"""Whether a written file computes what the network computes."""
+"""Check that an exported file computes the same as the network."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ TOLERANCE = 1e-4
 
 
 class DisagreementError(Exception):
-    """An exported file that computes something else."""
+    """An exported file does not compute what the network computes."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a file is from the network on one batch.
+    """The difference between file and network on one batch.
 
     Args:
         feature: name of the map that differs most.
-        difference: its largest difference, over its largest value where that is above 1.
+        difference: its largest difference, divided by its largest value if that is above 1.
     """
 
     batch: int
@@ -48,7 +48,7 @@ def check(
     """Compare at every size of ``SIZES``, on one image and on a batch whose second image is padded.
 
     Raises:
-        DisagreementError: maps of other names or sizes, or further apart than ``TOLERANCE``.
+        DisagreementError: names or sizes of maps differ, or values by more than ``TOLERANCE``.
     """
     for height, width in SIZES:
         for batch in BATCHES:
@@ -69,11 +69,11 @@ def padded_batch(
     pixel_mean: Sequence[float],
     pixel_std: Sequence[float],
 ) -> Tensor:
-    """Random images, normalised; all but the first are smaller, oddly so, and padded with zeros."""
+    """Return normalised random images; all but the first are smaller, oddly so, and zero-padded."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(batch, 3, height // 16, width // 16, generator=generator)
     fine = torch.rand(batch, 3, height, width, generator=generator)
-    # coarse patches and noise: something to see for every level of the pyramid
+    # coarse patches and noise, so that every pyramid level has a signal
     images = 200 * nn.functional.interpolate(coarse, (height, width)) + 55 * fine
     mean, std = (images.new_tensor(x)[:, None, None] for x in (pixel_mean, pixel_std))
     images = (images - mean) / std
@@ -89,7 +89,7 @@ def _compare(backbone: nn.Module, exported: Network, images: Tensor) -> Agreemen
     expected = backbone(images)
     try:
         got = exported(images)
-    except AssertionError as error:  # of a guard that tracing left in the graph
+    except AssertionError as error:  # raised by a guard that tracing left in the graph
         raise DisagreementError(
             f"the exported file does not take the batch of {tuple(images.shape)} that the network "
             f"takes: {error}"
@@ -104,7 +104,7 @@ def _compare(backbone: nn.Module, exported: Network, images: Tensor) -> Agreemen
         name: ((got[name] - x).abs().max() / x.abs().max().clamp(min=1)).item()
         for name, x in expected.items()
     }
-    # NaN is the largest of all
+    # NaN counts as the largest
     worst = max(
         differences, key=lambda name: (differences[name] != differences[name], differences[name])
     )

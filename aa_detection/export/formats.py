@@ -1,4 +1,4 @@
-"""The files a graph can be written to, and how they are run."""
+"""Write graphs to files, and run these files."""
 
 import importlib.util
 import json
@@ -12,19 +12,19 @@ from torch import Tensor
 
 from ..config import ConfigError
 
-# a normalised, zero-padded batch to its maps by name
+# maps a normalised, zero-padded batch to feature maps by name
 Network = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file.
+    """An export file format.
 
     Args:
-        attention: backend of the attention operator that is traced for it.
-        packages: what writing and checking it needs besides torch.
-        write: graph, metadata and the file to write.
-        read: a written file as a function.
+        attention: attention backend to trace for this format.
+        packages: packages needed for writing and checking, besides torch.
+        write: writes a graph and metadata to a file.
+        read: loads a file as a function.
     """
 
     attention: str
@@ -34,7 +34,7 @@ class Format:
 
 
 def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], file: Path) -> None:
-    """Input ``images`` (batch, 3, height, width); outputs by the maps' names; one file."""
+    """Write one file with input ``images`` (batch, 3, height, width) and outputs by map name."""
     from onnx_ir import Shape
 
     from .onnx_attention import attention
@@ -49,7 +49,7 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
         verbose=False,
     )
     graph = onnx.model.graph
-    # in place of the names of torch's symbols
+    # replaces the names of torch's symbols
     graph.inputs[0].shape = Shape(["batch", 3, "height", "width"])
     for output in graph.outputs:
         size = [f"{output.name}_height", f"{output.name}_width"]
@@ -59,7 +59,7 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
 
 
 def read_onnx(file: Path) -> Network:
-    """On onnxruntime's CPU provider, with as many threads as torch has."""
+    """Load on onnxruntime's CPU provider, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -77,31 +77,31 @@ def read_onnx(file: Path) -> Network:
 def write_torch_export(
     program: torch.export.ExportedProgram, metadata: dict[str, str], file: Path
 ) -> None:
-    """The metadata is the extra file ``metadata.json``."""
+    """Write the program, with the metadata in the extra file ``metadata.json``."""
     # opened here, so that a full disk is an OSError
     with open(file, "wb") as opened:
         torch.export.save(program, opened, extra_files={"metadata.json": json.dumps(metadata)})
 
 
 def read_torch_export(file: Path) -> Network:
-    """By torch alone, as where this project is not installed."""
-    # opened here: torch warns of a name that does not end in .pt2
+    """Load with torch alone, as if this project were not installed."""
+    # opened here because torch warns if the name does not end in .pt2
     with open(file, "rb") as opened:
         return torch.export.load(opened).module()
 
 
 FORMATS = {
     "onnx": Format("blocked", ("onnx", "onnxscript", "onnxruntime"), write_onnx, read_onnx),
-    # torch's own operators alone, so that the file loads where this project is not installed
+    # only torch's own operators, so that the file loads without this project
     "torch_export": Format("folded", (), write_torch_export, read_torch_export),
 }
 
 
 def check_target(file: Path, format: str) -> None:
-    """Refuse what cannot be written here, before the work is done.
+    """Refuse an export that cannot succeed here, before doing the work.
 
     Raises:
-        ConfigError: a missing package, and how to install it; or a file that cannot be.
+        ConfigError: a missing package, and how to install it; or a file that cannot be written.
     """
     for package in FORMATS[format].packages:
         if importlib.util.find_spec(package) is None:

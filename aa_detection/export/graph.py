@@ -1,4 +1,4 @@
-"""A backbone as one graph of plain operators, for any batch and image size."""
+"""Trace a backbone to one graph of plain operators, for any batch and image size."""
 
 import copy
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from ..layers import AAConv2d, AWConv2d
 
 
 class Features(nn.Module):
-    """A backbone as it is traced: a normalised, zero-padded batch to its maps by name.
+    """Module to trace: maps a normalised, zero-padded batch to the backbone's maps by name.
 
     Args:
         backbone: of either engine; it is copied.
-        attention: backend of the attention operator in the graph.
+        attention: attention backend in the graph.
     """
 
     def __init__(self, backbone: nn.Module, attention: str) -> None:
         super().__init__()
-        # the padding mask hangs on hooks, which a copy keeps
+        # the padding mask is applied by hooks, which a copy keeps
         self.backbone = copy.deepcopy(backbone).eval()
         for module in self.backbone.modules():
             if isinstance(module, AAConv2d):
@@ -32,7 +32,7 @@ class Features(nn.Module):
         features = dict(self.backbone(images))
         layer: Any
         for layer in self.backbone.modules():
-            # what the hooks told the layers is a value of this pass, not state of the graph
+            # hooks set it per pass; it must not become state of the graph
             if getattr(layer, "valid_size", None) is not None:
                 layer.valid_size = None
         return features
@@ -40,13 +40,13 @@ class Features(nn.Module):
 
 @dataclass(frozen=True)
 class Geometry:
-    """What sizes of batches a backbone takes, and of maps it makes.
+    """Batch sizes that a backbone accepts, and strides of its maps.
 
     Args:
         size_divisibility: rows and columns of a batch are multiples of it.
-        smallest_side: and at least this: two pixels on the coarsest map, that of pooled attention
-            included, because ``torch.export`` takes a size of one for a constant.
-        strides: pixels of the image under a pixel of each map, by the map's name.
+        smallest_side: their minimum: two pixels on the coarsest map, pooled attention included,
+            because ``torch.export`` treats a size of one as a constant.
+        strides: image pixels per map pixel, by map name.
     """
 
     size_divisibility: int
@@ -56,7 +56,7 @@ class Geometry:
 
 @torch.no_grad()
 def geometry(backbone: nn.Module) -> Geometry:
-    """Found by running the backbone on one empty image."""
+    """Find the geometry by running the backbone on one empty image."""
     side = 256  # a multiple of every stride in use
     pooled: list[int] = []
     hooks = [
@@ -68,14 +68,14 @@ def geometry(backbone: nn.Module) -> Geometry:
     for hook in hooks:
         hook.remove()
     strides = {name: side // feature.shape[-1] for name, feature in features.items()}
-    step = getattr(backbone, "size_divisibility", 0) or 32  # torchvision's does not say
+    step = getattr(backbone, "size_divisibility", 0) or 32  # torchvision's backbone has none
     coarsest = max([*strides.values(), *pooled])
     return Geometry(step, (coarsest // step + 1) * step, strides)
 
 
 @torch.no_grad()
 def trace(backbone: nn.Module, attention: str, geometry: Geometry) -> torch.export.ExportedProgram:
-    """The graph of :class:`Features` with dynamic batch, rows and columns."""
+    """Trace :class:`Features` with dynamic batch, rows and columns."""
     step, smallest = geometry.size_divisibility, geometry.smallest_side
     sides = {
         axis: step * torch.export.Dim(name, min=smallest // step)
@@ -83,7 +83,7 @@ def trace(backbone: nn.Module, attention: str, geometry: Geometry) -> torch.expo
     }
     return torch.export.export(
         Features(backbone, attention),
-        # sizes of which nothing is 1, and nothing equal by chance
+        # sizes that are never 1 and never equal by chance
         (torch.zeros(2, 3, smallest + step, smallest + 3 * step),),
         dynamic_shapes={"images": {0: torch.export.Dim("batch"), **sides}},
         strict=False,

@@ -1,7 +1,7 @@
 """The attention operator in ONNX.
 
-In a traced graph "blocked" attention is one node, and this is what it becomes: a loop over the rows
-of queries, so that the logits of one row of all heads exist at a time.
+In a traced graph, "blocked" attention is one node. This module translates it to a loop over rows of
+queries, so that only one row's logits of all heads exist at a time.
 """
 
 from typing import Any
@@ -9,17 +9,17 @@ from typing import Any
 from onnxscript import FLOAT, graph, script
 from onnxscript import opset18 as op
 
-# twice this is finite: an image without a real pixel must not make NaN
+# twice this is still finite: an image without a real pixel must not give NaN
 _LOWEST = -(2.0**126)
 
 
 def attention(
     q: Any, k: Any, v: Any, r_h: Any, r_w: Any, valid_size: Any = None, scale: float = 1.0
 ) -> Any:
-    """``torch.ops.aa_detection.blocked_attention`` as ONNX operators.
+    """Express ``torch.ops.aa_detection.blocked_attention`` in ONNX operators.
 
     Shapes: q and k ``(B, h, H, W, d_k)``, v ``(B, h, H, W, d_v)``, r_h ``(H, H, d_k)``, r_w
-    ``(W, W, d_k)``, valid_size ``(B, 2)``; to ``(B, h, H, W, d_v)``.
+    ``(W, W, d_k)``, valid_size ``(B, 2)``; returns ``(B, h, H, W, d_v)``.
     """
     key_depth, value_depth = q.shape[4], v.shape[4]
     q = op.Mul(q, op.Constant(value_float=scale))
@@ -45,7 +45,7 @@ def _ints(*values: int) -> Any:
 
 
 def _inside(valid_size: Any, axis: int, v: Any) -> Any:
-    """``(B, size)`` booleans: rows (axis 0) or columns (axis 1) that are inside the image."""
+    """Return which rows (axis 0) or columns (axis 1) are in the image, ``(B, size)`` booleans."""
     size = op.Squeeze(op.Shape(v, start=2 + axis, end=3 + axis))
     position = op.Range(op.Constant(value_int=0), size, op.Constant(value_int=1))
     return op.Less(position, op.Gather(valid_size, _ints(axis), axis=1))
@@ -55,7 +55,7 @@ def _inside(valid_size: Any, axis: int, v: Any) -> Any:
 def _by_query_row(
     q: FLOAT[...], bias_h: FLOAT[...], bias_w: FLOAT[...], keys: FLOAT[...], values: FLOAT[...]
 ) -> FLOAT[...]:
-    """Keys are ``(B, h, d_k, H * W)``, values ``(B, h, H * W, d_v)``, the others as above."""
+    """Loop over query rows; keys ``(B, h, d_k, H * W)``, values ``(B, h, H * W, d_v)``."""
 
     @graph()
     def row(q_row: FLOAT[...], bias_h_row: FLOAT[...], bias_w_row: FLOAT[...]) -> FLOAT[...]:

@@ -1,1 +1,1 @@
-"""What made the tables of docs/: nobody needs it to use the package."""
+"""Code that produced the tables in docs/; not needed to use the package."""

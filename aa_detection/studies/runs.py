@@ -1,8 +1,8 @@
-"""Trainings that an experiment compares: each a process of its own, each leaving one record.
+"""Run the trainings that an experiment compares, each in its own process with one record.
 
-A record is a JSON file with what was trained and what it scored, and beside it the detections. It
-is what an experiment keeps: a run whose record is there is complete and never repeated, one that
-was interrupted goes on from its last checkpoint.
+A record is a JSON file with a training's settings and scores, and its detections in a file beside
+it. An experiment keeps only the records: a run with a record is complete and never repeated, an
+interrupted one continues from its last checkpoint.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from ..config import ConfigError, read_settings
 from ..training.files import ELSEWHERE
 from ..training.interrupt import Interrupted, stop_signals
 
-# how Python is told to train; the same in a checkout and where the package is installed
+# arguments of Python that start a training, in a checkout and in an installation
 TRAIN = ("-m", "aa_detection", "train")
 _PACKAGES = ("aa_detection", "torch", "torchvision", "lightning", "detectron2", "numpy")
 
@@ -43,12 +43,12 @@ class Run:
     """One training.
 
     Args:
-        name: of its record, below the records' folder; may have slashes.
+        name: name of its record, relative to the records folder; may have slashes.
         config_file: its YAML.
         overrides: ``KEY VALUE …`` on top.
-        labels: what the run is to the experiment (arm, seed, data), kept in the record.
+        labels: the run's role in the experiment (arm, seed, data), kept in the record.
         environment: variables of its process, such as the root of its datasets.
-        arguments: options of the program beside these settings, such as the files of its dataset.
+        arguments: further options of the training program, such as its dataset's files.
     """
 
     name: str
@@ -60,10 +60,10 @@ class Run:
 
 
 class Runs:
-    """Where an experiment's runs are made and recorded.
+    """The runs of an experiment and their records.
 
     Args:
-        train: what follows ``python`` on the command line of a training; :data:`TRAIN`.
+        train: arguments of ``python`` that start a training; default :data:`TRAIN`.
         engine: its ``--engine``, resolved: "detectron2" or "torchvision".
         records: folder of the records, to keep.
         work: folder of the runs' own output (logs, checkpoints).
@@ -76,13 +76,13 @@ class Runs:
         self.work = work
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped = threading.Event()
-        self._starting = threading.Lock()  # a process that starts is one that can be told to stop
+        self._starting = threading.Lock()  # held while a process starts, or a stop would miss it
 
     def record(self, run: Run) -> dict[str, Any] | None:
-        """The record of a complete run, None if it is not complete.
+        """Return the record of a complete run, None if it is not complete.
 
         Raises:
-            ConfigError: the record is of a run with other settings, or cannot be read.
+            ConfigError: the record has other settings, or cannot be read.
         """
         path = self._path(run)
         try:
@@ -100,25 +100,25 @@ class Runs:
         return record
 
     def detections(self, run: Run) -> list[dict[str, Any]]:
-        """The detections of a complete run, in COCO's format of results."""
+        """Return the detections of a complete run in COCO's results format."""
         with gzip.open(self._detections_path(run), "rt", encoding="utf-8") as file:
             return json.load(file)
 
     def complete(
         self, runs: Sequence[Run], *, jobs: int, report: Callable[[str], None]
     ) -> list[Run]:
-        """Make the runs that are not complete, `jobs` at a time, in order.
+        """Make the missing runs in order, `jobs` at a time.
 
-        A run that fails loses itself only.
+        A failed run does not stop the others.
 
         Returns:
             The runs that failed.
 
         Raises:
-            ConfigError: another process makes runs in this folder, or what an unfinished run left
-                there is of other settings.
-            KeyboardInterrupt, Interrupted: SIGINT, SIGTERM or SIGHUP. What is running has been told
-                to leave a checkpoint and has ended; it goes on the next time.
+            ConfigError: another process makes runs in this folder, or an unfinished run there has
+                other settings.
+            KeyboardInterrupt, Interrupted: SIGINT, SIGTERM or SIGHUP. The running trainings were
+                told to write a checkpoint and have ended; they continue the next time.
         """
         missing = [run for run in runs if self.record(run) is None]
         for run in missing:
@@ -132,7 +132,7 @@ class Runs:
             report(f"{run.name}: starts")
             record = self._make(run, jobs)
             if record is not None:
-                score = record["metrics"]["AP"]  # None where nothing is annotated
+                score = record["metrics"]["AP"]  # None if nothing is annotated
                 score = "none" if score is None else f"{score:.2f}"
                 report(f"{run.name}: AP {score} after {record['seconds']:.0f} s")
             elif not self._stopped.is_set():
@@ -153,7 +153,7 @@ class Runs:
         return failed
 
     def _check_unfinished(self, run: Run) -> None:
-        """Refuse to go on from the checkpoint of a run with other settings."""
+        """Refuse to continue a checkpoint that has other settings."""
         path = self._begun_path(run)
         try:
             difference = _first_difference(json.loads(path.read_bytes()), self._identity(run))
@@ -168,13 +168,13 @@ class Runs:
             )
 
     def _make(self, run: Run, jobs: int) -> dict[str, Any] | None:
-        """Train, evaluate and record; None if the process failed or evaluated nothing."""
+        """Train, evaluate and record; return None if the process failed or evaluated nothing."""
         output = self.work / run.name
         output.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._begun_path(run), "w") as file:
             file.write(json.dumps(self._identity(run), indent=1) + "\n")
         environment = {**os.environ, **run.environment}
-        # processes that each use all cores wait for each other
+        # processes that each use all cores would wait for each other
         threads = max(1, (os.cpu_count() or 1) // jobs)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
         command = [sys.executable, *self.train, "--config-file", str(run.config_file)]
@@ -191,7 +191,7 @@ class Runs:
                     env=environment,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    # or Ctrl-C would reach it before the SIGTERM, and a second signal ends a
+                    # otherwise Ctrl-C would reach it before the SIGTERM, and a second signal ends a
                     # training without a checkpoint
                     start_new_session=True,
                 )
@@ -207,7 +207,7 @@ class Runs:
             "metrics": metrics,
             "device": _device(output / "config.yaml"),
             "threads": int(environment["OMP_NUM_THREADS"]),
-            # of the process that finished it
+            # time of the process that finished the run
             "seconds": round(time.monotonic() - start, 1),
             "resumed": resumed,
             "versions": _versions(),
@@ -216,9 +216,9 @@ class Runs:
         found = json.loads((output / "inference" / "coco_instances_results.json").read_bytes())
         self._path(run).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._detections_path(run)) as file:
-            # without a time stamp: the same detections are the same file
+            # without a time stamp, so that equal detections give equal files
             file.write(gzip.compress(json.dumps(_rounded(found)).encode(), mtime=0))
-        # last: where this file stands the run is complete
+        # written last: its existence marks the run as complete
         with atomic_write(self._path(run), "w") as file:
             file.write(json.dumps(record, indent=1) + "\n")
         return record
@@ -227,7 +227,7 @@ class Runs:
         settings = read_settings(str(run.config_file), run.overrides)
         settings = {key: value for key, value in settings.items() if key not in ELSEWHERE}
         identity = {**run.labels, "engine": self.engine, "settings": settings}
-        return json.loads(json.dumps(identity))  # tuples are lists in the record
+        return json.loads(json.dumps(identity))  # turns tuples into lists, as in the record
 
     def _path(self, run: Run) -> Path:
         return self.records / f"{run.name}.json"
@@ -241,9 +241,9 @@ class Runs:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Two processes that make the same run would write into each other's checkpoints."""
+    """Lock the folder: two processes would overwrite each other's checkpoints."""
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:  # the system lets go of it however a process ends
+    with open(folder / ".lock", "w") as file:  # released however the process ends
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -256,7 +256,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_raises() -> Iterator[None]:
-    """A scheduler's SIGTERM and a terminal's end are exceptions here, as Ctrl-C is."""
+    """Turn SIGTERM and SIGHUP into exceptions, as Python does for Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -273,7 +273,7 @@ def _stop_raises() -> Iterator[None]:
 
 
 def _first_difference(found: Any, identity: dict[str, Any]) -> str | None:
-    """In words, the first part of a run's identity that `found` has otherwise."""
+    """Describe the first part of a run's identity that differs in `found`."""
     for part, wanted in identity.items():
         part_found = found.get(part) if isinstance(found, dict) else None
         if part_found != wanted:
@@ -290,7 +290,7 @@ def _difference(part: str, found: Any, wanted: Any) -> str:
 
 
 def _last_metrics(path: Path) -> dict[str, float | None]:
-    """The last evaluation's, None for a metric of which nothing is annotated."""
+    """Return the last evaluation's metrics, None for one without annotations."""
     metrics: dict[str, float | None] = {}
     if not path.exists():
         return metrics
@@ -318,11 +318,11 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Of the repository that holds this package; None where it is installed, or without git."""
+    """Return the commit of this package's repository; None if installed, or without git."""
     this = Path(__file__)
     git = ["git", "-C", str(this.parent)]
     commit = None
-    # an environment may stand in a repository that has nothing to do with it
+    # an environment may lie in an unrelated repository
     for words in (["ls-files", "--error-unmatch", this.name], ["rev-parse", "HEAD"]):
         try:
             done = subprocess.run([*git, *words], capture_output=True, text=True, check=True)
@@ -333,7 +333,7 @@ def _commit() -> str | None:
 
 
 def _rounded(detections: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A hundredth of a pixel and of a thousandth of a score: what takes half the space."""
+    """Round to 0.01 pixels and 0.00001 of a score, which halves the size."""
     return [
         {
             **each,

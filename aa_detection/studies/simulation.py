@@ -1,23 +1,23 @@
-"""Annotations and detections drawn from a seed, to test and time the comparison on.
+"""Simulated annotations and detections, for testing and timing the comparison.
 
-What a detector finds is decided object by object, from three sources: how hard the object is (the
-same for every detector), how this training run sees it (its seed), and how good the detector is.
+Three things decide what a detector finds, object by object: how hard the object is (the same for
+every detector), how this training run sees it (its seed), and how good the detector is.
 """
 
 from typing import Any
 
 import numpy as np
 
-_SIDE = 640  # pixels of an image
-_CROWDS = 0.01  # of the annotations
+_SIDE = 640  # image side in pixels
+_CROWDS = 0.01  # fraction of the annotations
 
 
 def simulate_annotations(num_images: int, num_classes: int, seed: int) -> dict[str, Any]:
-    """COCO annotations with about seven objects an image, like COCO's val2017.
+    """Return COCO annotations with about seven objects per image, like COCO's val2017.
 
-    Sizes are log-uniform over COCO's three ranges, classes of unequal frequency, some images
-    empty, one annotation in a hundred a crowd. Every annotation holds a ``difficulty``, standard
-    normal but for a share that the objects of an image have in common.
+    Sizes are log-uniform over COCO's three ranges, classes have unequal frequency, some images are
+    empty, and one annotation in a hundred is a crowd. Every annotation has a ``difficulty``,
+    standard normal with a component shared by the objects of an image.
     """
     rng = np.random.default_rng((0, seed))
     frequency = 1 / np.arange(1, num_classes + 1)  # Zipf's
@@ -38,7 +38,7 @@ def simulate_annotations(num_images: int, num_classes: int, seed: int) -> dict[s
                     "image_id": image_id,
                     "category_id": int(category_id),
                     "bbox": [*corner.round(2).tolist(), *side.round(2).tolist()],
-                    "area": float(0.7 * side.prod()),  # of a mask
+                    "area": float(0.7 * side.prod()),  # area of a mask
                     "iscrowd": int(rng.random() < _CROWDS),
                     "difficulty": float(hard),
                 }
@@ -61,14 +61,14 @@ def simulate_detections(
     seed_noise: float = 0.7,
     per_image: int = 100,
 ) -> list[dict[str, Any]]:
-    """What a detector finds on :func:`simulate_annotations`, in COCO's result format.
+    """Return a detector's detections on :func:`simulate_annotations`, in COCO's results format.
 
     Args:
         seed: of the training run.
-        skill: moves the quality of every detection; about 0.04 is one AP.
-        seed_noise: standard deviation of what a seed does to an object, where that of the
-            objects' difficulty is one.
-        per_image: detections of an image, the false ones included.
+        skill: shifts the quality of every detection; about 0.04 is one AP.
+        seed_noise: standard deviation of the seed's effect on an object, relative to that of the
+            objects' difficulty.
+        per_image: detections per image, false ones included.
     """
     rng = np.random.default_rng((1, seed))
     num_classes = len(annotations["categories"])
@@ -77,7 +77,7 @@ def simulate_detections(
     boxes = np.array([a["bbox"] for a in truths]).reshape(-1, 4)
     quality = 0.9 + skill - np.array([a["difficulty"] for a in truths])
     quality += seed_noise * rng.normal(size=len(truths))
-    # moved sideways by w (1 - IoU) / (1 + IoU), a box has this IoU with the object's
+    # a box moved sideways by w (1 - IoU) / (1 + IoU) has this IoU with the object's
     iou = 1 / (1 + np.exp(-0.9 * quality - 0.3 * rng.normal(size=len(truths))))
     boxes[:, 0] += rng.choice((-1, 1), len(truths)) * boxes[:, 2] * (1 - iou) / (1 + iou)
     score = 1 / (1 + np.exp(-1.5 * (quality - 0.8) - 0.8 * rng.normal(size=len(truths))))

@@ -1,7 +1,7 @@
-"""How much of a pretrained detector's AP each way to put attention into it leaves.
+"""How much of a pretrained detector's AP each way to add attention keeps.
 
-The detector is fine-tuned as detectron2 does it: frozen norms, stem and res2 fixed, two images a
-step. A row is a start under one padding mask, with its AP before the first step and after a few.
+The detector is fine-tuned as in detectron2: frozen norms, frozen stem and res2, two images per
+step. A row is one start under one padding mask, with its AP before the first step and after a few.
 """
 
 import json
@@ -25,9 +25,9 @@ from ..models import CONVS, AttentionSpec
 from ..models.resnet import blocks_with_stride, norm_beside, spatial_conv_name
 
 MASKS = ("none", "batch", "all")
-# of the plain checkpoint, and the same network with the filters that matter least in the last place
+# the plain checkpoint's weights, and the same network with its least important filters last
 AS_TRAINED, RANKED = "as trained", "ranked"
-# by name: which weights, and MODEL.ATTENTION
+# by name: the weights, and MODEL.ATTENTION
 STARTS: dict[str, tuple[str, dict[str, str]]] = {
     "plain": (AS_TRAINED, {}),
     "concat, norm thawed": (AS_TRAINED, {"CONV": "aa_thawed"}),
@@ -35,7 +35,7 @@ STARTS: dict[str, tuple[str, dict[str, str]]] = {
     "concat, least filters": (RANKED, {"CONV": "aa"}),
     "add": (AS_TRAINED, {"CONV": "aa", "AA.MERGE": "add"}),
 }
-# rate and warm-up of the few steps; two images a step have a quarter of eight images' rate
+# learning rate and warm-up of the few steps; a quarter of the rate for eight images
 FINE_TUNING = (
     "MODEL.RESNETS.NORM", "FrozenBN",
     "MODEL.BACKBONE.FREEZE_AT", "2",
@@ -48,16 +48,16 @@ FINE_TUNING = (
 
 
 def _thawed(spec: AttentionSpec, stage: str, image_stride: int, **arguments: Any) -> nn.Module:
-    """The concatenation behind which ``augment`` thaws a frozen norm, as of any other entry."""
+    """Build the concatenation as a custom entry, after which ``augment`` thaws a frozen norm."""
     return CONVS["aa"](spec, stage, image_stride, **arguments)
 
 
 @torch.no_grad()
 def rank_filters(resnet: nn.Module) -> None:
-    """Put the filters that attention would replace in order of what they matter, in place.
+    """Sort the filters that attention would replace by importance, in place.
 
-    What a filter matters is the scale of its norm times the norm of the weights that read it. The
-    network computes what it did.
+    A filter's importance is the scale of its norm times the norm of the weights that read it. The
+    network computes the same as before.
     """
     for _, block, _ in blocks_with_stride(resnet):
         name = spatial_conv_name(block)
@@ -73,13 +73,13 @@ def rank_filters(resnet: nn.Module) -> None:
 
 
 class Study:
-    """Rows of the table, each kept in a file as soon as it is there.
+    """Rows of the table, each saved as soon as it is measured.
 
     Args:
-        engine: what trains and evaluates.
+        engine: trains and evaluates.
         config_file: of the plain detector.
         overrides: ``KEY VALUE …`` of every run; ``MODEL.WEIGHTS`` is the plain detector's.
-        steps: of fine-tuning.
+        steps: number of fine-tuning steps.
         work: folder of the runs' own output.
         record: JSON file of the rows.
     """
@@ -113,7 +113,7 @@ class Study:
             self.rows += found["rows"]
 
     def complete(self, report: Callable[[str], None]) -> None:
-        """Make the rows that are missing."""
+        """Measure the missing rows."""
         done = {(row["start"], row["mask"]) for row in self.rows}
         for mask in MASKS:
             for start in STARTS:
@@ -129,7 +129,7 @@ class Study:
                 report(f"{start}, mask {mask}: AP {row['before']:.1f}, then {row['after']:.1f}")
 
     def table(self) -> Iterator[str]:
-        """The rows in Markdown."""
+        """Yield the rows in Markdown."""
         masks = " | ".join(f"{mask}: before | after {self.steps} steps" for mask in MASKS)
         yield f"| start | {masks} |"
         yield "|---" * (1 + 2 * len(MASKS)) + "|"
@@ -179,12 +179,12 @@ class Study:
             ),
             "after": self.engine.run(self._config(start, mask, name)),
         }
-        # detectron2 has no AP where nothing was detected
+        # detectron2 reports no AP if nothing was detected
         return {when: float(np.nan_to_num(each["bbox"]["AP"])) for when, each in found.items()}
 
     @torch.no_grad()
     def _batch_difference(self, mask: str, images: int = 50) -> float:
-        """Of the pyramid's maps, alone and beside a larger image: mean difference over mean."""
+        """Return the pyramid's mean change beside a larger image, relative to its mean."""
         cfg = self._config("plain", mask, "")
         model: Any = self.engine.load_model(cfg)
         mean, std = (
@@ -209,7 +209,7 @@ class Study:
 
 
 def _padded(image: Tensor, more: int) -> Tensor:
-    """``(1, C, H, W)`` with sides that are multiples of 32, as a pyramid takes, and `more`."""
+    """Return ``(1, C, H, W)``, padded to multiples of 32 as a pyramid requires, and by `more`."""
     height, width = (-(-n // 32) * 32 + more for n in image.shape[1:])
     return F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1]))[None]
 

@@ -1,4 +1,4 @@
-"""Time and peak memory of cases, measured side by side. Runs on Linux."""
+"""Measure time and peak memory of cases side by side, on Linux."""
 
 import ctypes
 import multiprocessing
@@ -16,17 +16,17 @@ from typing import Any, TypeVar
 import torch
 
 MIN_TURNS, MAX_TURNS = 3, 100
-ENOUGH_S = 15.0  # of turns, for all cases of one size
-LONG_S = 10.0  # a case that takes longer is run once
+ENOUGH_S = 15.0  # limit of turns for all cases of one size
+LONG_S = 10.0  # a slower case is run once
 
-# what is timed: called with True, it also computes gradients
+# a timed function; called with True, it also computes gradients
 Case = Callable[[bool], None]
 T = TypeVar("T")
 Key = TypeVar("Key", bound=Hashable)
 
 
 def without_gradients(run: Callable[[], Any]) -> Case:
-    """A case of what computes none: it does nothing where they are asked for."""
+    """Return a case without gradients: it does nothing if they are requested."""
 
     def case(gradients: bool) -> None:
         if not gradients:
@@ -38,10 +38,10 @@ def without_gradients(run: Callable[[], Any]) -> Case:
 def take_turns(
     cases: dict[Key, Case], device: str, *, enough_s: float | None = None
 ) -> dict[Key, dict[str, float]]:
-    """Median milliseconds of every case, without and with gradients.
+    """Return median milliseconds of every case, without and with gradients.
 
     Args:
-        enough_s: after so many seconds no further turn begins; default `ENOUGH_S`.
+        enough_s: start no further turn after this many seconds; default `ENOUGH_S`.
     """
     enough_s = ENOUGH_S if enough_s is None else enough_s
     seconds: dict[tuple[Key, bool], list[float]] = defaultdict(list)
@@ -64,7 +64,7 @@ def take_turns(
 
 
 def seconds_of(case: Case, backward: bool, device: str) -> float:
-    """One turn, until the device has finished."""
+    """Time one turn, until the device has finished."""
     start = time.perf_counter()
     case(backward)
     if device != "cpu":
@@ -73,13 +73,13 @@ def seconds_of(case: Case, backward: bool, device: str) -> float:
 
 
 def peak_memory(case: Case, device: str) -> dict[str, float]:
-    """Megabytes over what is allocated before, without and with gradients."""
+    """Return peak megabytes above the earlier allocation, without and with gradients."""
     peaks = {}
     before = None
-    ctypes.CDLL(None).malloc_trim(0)  # or freed memory would be used again and not be counted
+    ctypes.CDLL(None).malloc_trim(0)  # otherwise freed memory is reused and not counted
     for name, backward in (("forward_mb", False), ("forward_backward_mb", True)):
         if device == "cpu":
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             before = before or process_memory("VmRSS")
             case(backward)
             peaks[name] = process_memory("VmHWM") - before
@@ -92,7 +92,7 @@ def peak_memory(case: Case, device: str) -> dict[str, float]:
 
 
 def process_memory(field: str) -> float:
-    """Megabytes, as Linux counts them."""
+    """Return a field of Linux's process memory in megabytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 1024
@@ -101,8 +101,8 @@ def process_memory(field: str) -> float:
 
 @contextmanager
 def spinning(number: int) -> Iterator[None]:
-    """Beside as many processes that compute all the time, as data workers do in a training."""
-    # they end with this process, however it ends
+    """Run `number` processes that compute all the time, as data workers do in a training."""
+    # they end with this process however it ends
     code = f"import os\nwhile os.getppid() == {os.getpid()}: pass"
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(number)]
     try:
@@ -114,6 +114,6 @@ def spinning(number: int) -> Iterator[None]:
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
-    """What `function` returns in a process of its own, where no earlier case's memory counts."""
+    """Call `function` in its own process, where no earlier case's memory counts."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)

@@ -1,1 +1,1 @@
-"""What both engines need around their training loops: the images' order, files, accidents."""
+"""Shared by both engines' training loops: image order, output files, failures."""

@@ -1,4 +1,4 @@
-"""The order of the images: a function of a seed, so that a resumed run repeats it."""
+"""Image order as a function of a seed, so that a resumed run repeats it."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -8,17 +8,18 @@ from torch.utils.data import Sampler
 
 
 class TrainingBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(index, seed)`` for iterations `start` to `end`, one process's share of them.
+    """Yield one process's share of the ``(index, seed)`` batches of iterations `start` to `end`.
 
-    The stream of images is endless, reshuffled every epoch, and a function of `seed` alone, so that
-    a resumed run goes on where it stopped. With aspect grouping a batch holds wide or tall images
-    only, as ``DATALOADER.ASPECT_RATIO_GROUPING`` asks.
+    The stream of images is endless, reshuffled every epoch, and a function of `seed` alone, so a
+    resumed run continues where it stopped. With aspect grouping, a batch holds only wide or only
+    tall images, as ``DATALOADER.ASPECT_RATIO_GROUPING`` asks.
 
     Args:
-        wide: of every image, whether it is wider than tall.
-        batch_size: of this process.
-        parts: that every batch is given in, one after the other; divides `batch_size`.
-        start, end: `start` may be set until iteration begins; an `end` of None never comes.
+        wide: for every image, whether it is wider than tall.
+        batch_size: images per batch of this process.
+        parts: number of parts that each batch is yielded in; divides `batch_size`.
+        start, end: `start` may be set until iteration begins; with `end` None the stream is
+            endless.
         group: aspect grouping.
     """
 
@@ -48,7 +49,7 @@ class TrainingBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         if self.end is None:
             raise TypeError("batches without an end have no number")
-        # of the whole training: Lightning adds what a resumed run has behind it
+        # length of the whole training: Lightning adds the iterations before a resume
         return self.end * self.parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

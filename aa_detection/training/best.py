@@ -1,4 +1,4 @@
-"""One metric over the evaluations of a run: which was the best, and how long that is ago."""
+"""Track one metric over a run's evaluations: the best value, and how long ago it was."""
 
 import logging
 import math
@@ -10,15 +10,15 @@ _log = logging.getLogger(__name__)
 
 
 class BestMetric:
-    """Follows a metric of which more is better, as it is of all of COCO's.
+    """Track a metric where higher is better, as for all COCO metrics.
 
     Args:
-        name: as ``metrics.json`` has it.
-        patience: evaluations in a row without a new best that are one too many; 0 for any number.
+        name: the metric's name in ``metrics.json``.
+        patience: stop after this many evaluations in a row without a new best; 0: never.
 
     Attributes:
         best: the highest value so far.
-        iteration: how many iterations were behind the weights at the last evaluation.
+        iteration: iterations trained at the last evaluation.
         waited: evaluations since the best one.
     """
 
@@ -30,9 +30,9 @@ class BestMetric:
         self.waited = 0
 
     def update(self, iteration: int, value: float) -> bool:
-        """Whether the evaluation after `iteration` iterations is the best so far.
+        """Return whether the evaluation after `iteration` iterations is the best so far.
 
-        One that was seen before counts for nothing: a resumed run repeats the last.
+        An evaluation that was seen before is ignored: a resumed run repeats the last one.
         """
         if iteration <= self.iteration:
             return False
@@ -55,21 +55,21 @@ class BestMetric:
 
     @property
     def exhausted(self) -> bool:
-        """Whether training is to end."""
+        """Whether training should stop."""
         return 0 < self.patience <= self.waited
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "iteration": self.iteration, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """What a checkpoint had, unless more has been seen since."""
+        """Restore a checkpoint's state, unless later evaluations have been seen."""
         if state["iteration"] > self.iteration:
             self.best, self.iteration = state["best"], state["iteration"]
             self.waited = state["waited"]
 
 
 def best_metric(cfg: CfgNode) -> BestMetric | None:
-    """What follows ``TEST.BEST_METRIC``; None where that is empty."""
+    """Create the tracker for ``TEST.BEST_METRIC``; None if that is empty."""
     if not cfg.TEST.BEST_METRIC:
         return None
     return BestMetric(cfg.TEST.BEST_METRIC, cfg.TEST.EARLY_STOPPING_PATIENCE)

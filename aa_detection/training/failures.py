@@ -1,4 +1,4 @@
-"""Ends of a run that nobody's input is to blame for, each said in one line."""
+"""Failures of a run that its input did not cause, each reported in one line."""
 
 import contextlib
 import errno
@@ -12,12 +12,15 @@ from .interrupt import Interrupted, StopSignals
 
 
 class RunError(RuntimeError):
-    """A run that could not go on. One line: what, where, and what it leaves."""
+    """A run failed. One line: what, where, and what is left on disk."""
 
 
 def exit_status(end: BaseException) -> int:
-    """2 for input that cannot be used, 1 for a run that failed, 129, 130 and 143 for one that
-    SIGHUP, SIGINT (Ctrl-C) or SIGTERM ended."""
+    """Return the exit status for an exception.
+
+    2 for input that cannot be used, 1 for a failed run, and 129, 130 and 143 for a run ended by
+    SIGHUP, SIGINT (Ctrl-C) and SIGTERM.
+    """
     if isinstance(end, Interrupted):
         return 128 + end.signum
     return 1 if isinstance(end, RunError) else 2
@@ -29,18 +32,18 @@ def one_line_endings(
     last_checkpoint: Callable[[], str | None],
     memory_advice: str,
 ) -> Iterator[None]:
-    """Turns what a user can do something about into one line with what is left to resume from.
+    """Turn errors that a user can fix into one line that says what is left to resume from.
 
     Args:
-        stop: of the run.
-        last_checkpoint: the newest complete one.
-        memory_advice: what lowers the memory that the run needs.
+        stop: the run's signals.
+        last_checkpoint: returns the newest complete checkpoint.
+        memory_advice: how to lower the run's memory use.
 
     Raises:
-        RunError, Interrupted: in place of what was raised; anything else passes.
+        RunError, Interrupted: in place of the original error; other errors pass through.
     """
     report_thread = threading.excepthook
-    # TensorBoard writes in a thread of its own and hands its errors on as well as printing them
+    # TensorBoard writes in its own thread, and raises errors as well as printing them
     threading.excepthook = lambda args: is_accident(args.exc_value) or report_thread(args)
     try:
         yield
@@ -50,7 +53,7 @@ def one_line_endings(
         if not is_accident(error):
             raise
         checkpoint = last_checkpoint()
-        if stop.received and _is_dead_worker(error):  # a signal to the group reached it as well
+        if stop.received and _is_dead_worker(error):  # the signal reached the whole group
             raise Interrupted(stop.received, checkpoint) from None
         if isinstance(error, RunError):
             raise
@@ -61,7 +64,7 @@ def one_line_endings(
 
 
 def is_accident(error: BaseException | None) -> bool:
-    """Whether :func:`one_line_endings` has a line for it; where not, it is a bug."""
+    """Whether :func:`one_line_endings` has a line for an error; otherwise it is a bug."""
     return (
         isinstance(error, (RunError, OSError))
         or is_out_of_memory(error)
@@ -81,19 +84,19 @@ def _say(error: Exception, memory_advice: str) -> str:
             "(INPUT.MIN_SIZE_TRAIN, INPUT.MIN_SIZE_TEST), a larger SOLVER.IMS_PER_BATCH, or for "
             "the 32 groups of GN a MODEL.FPN.OUT_CHANNELS of at least 64"
         )
-    # of an image library, or of a data worker, which quotes a traceback
+    # errors of an image library, or of a data worker, which quotes a traceback
     if not isinstance(error, OSError) or error.errno is None:
         return str(error).strip().splitlines()[-1]
     return f"{error.filename or 'OUTPUT_DIR'}: {error.strerror}"
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether it says that there is no memory, on a GPU or beside it."""
+    """Whether an error says that memory ran out, on a GPU or the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    # the CPU's allocator has no class of its own; a data worker's is quoted
+    # the CPU allocator has no error class; a data worker's error is quoted
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run."""
+"""The output folder of a run."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from ..config import ConfigError, parse_yaml
 
 _log = logging.getLogger(__name__)
 _LOCK = ".lock"
-# where a run is made and what it writes, not what it learns
+# keys that affect where a run executes and what it writes, not what it learns
 ELSEWHERE = (
     "OUTPUT_DIR",
     "MODEL.DEVICE",
@@ -28,10 +28,10 @@ _MISSING = object()
 
 
 def check_output_dir(output_dir: str | os.PathLike[str]) -> None:
-    """Make the folder and write a file in it, before hours are spent on what it is to hold.
+    """Create the folder and write a test file, before hours of training depend on it.
 
     Raises:
-        ConfigError: it cannot be made or written to.
+        ConfigError: it cannot be created or written to.
     """
     try:
         os.makedirs(output_dir, exist_ok=True)
@@ -48,14 +48,14 @@ def check_output_dir(output_dir: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def alone_in(output_dir: str | os.PathLike[str]) -> Iterator[None]:
-    """Make the folder, and keep the runs of other processes out of it inside ``with``.
+    """Create the folder and lock it against other processes' runs inside ``with``.
 
-    The system ends the lock with the process, however that dies. It is a lock of ``lockf`` and not
-    of ``flock``, because data workers would inherit the latter and hold it until they have noticed
-    that they are alone.
+    The system releases the lock when the process ends, however it dies. The lock uses ``lockf``
+    rather than ``flock``: data workers would inherit a ``flock`` and hold it until they notice that
+    their parent is gone.
 
     Raises:
-        ConfigError: another run has the folder (names its process), or see
+        ConfigError: another run holds the folder (names its process), or see
             :func:`check_output_dir`.
     """
     check_output_dir(output_dir)
@@ -69,7 +69,7 @@ def alone_in(output_dir: str | os.PathLike[str]) -> Iterator[None]:
                 f"OUTPUT_DIR {os.fspath(output_dir)}: process {holder or 'of another run'} trains "
                 "or evaluates there; wait for it, or name another OUTPUT_DIR"
             ) from None
-        except OSError as error:  # of a file system without locks
+        except OSError as error:  # the file system has no locks
             _log.warning("%s cannot be locked (%s): run once at a time", file.name, error.strerror)
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -78,7 +78,7 @@ def alone_in(output_dir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def check_unfinished(cfg: CfgNode) -> None:
-    """Refuse to train where a finished run of another configuration would be lost.
+    """Refuse to train over a finished run of another configuration.
 
     Raises:
         ConfigError: names the first key that differs.
@@ -105,7 +105,7 @@ def check_unfinished(cfg: CfgNode) -> None:
 
 
 def _settings(content: Any, prefix: str = "") -> dict[str, Any]:
-    """What decides what a run learns, by dotted keys."""
+    """Return the settings that affect what a run learns, by dotted keys."""
     if not isinstance(content, dict):
         return {} if prefix in ELSEWHERE else {prefix: content}
     found: dict[str, Any] = {}
@@ -115,10 +115,11 @@ def _settings(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def cut_metrics(path: str | os.PathLike[str], iteration: int) -> None:
-    """Cut off the end of ``metrics.json`` that was written at `iteration` and after.
+    """Remove the lines of ``metrics.json`` that were written at `iteration` and after.
 
-    A resumed run goes on from its checkpoint, and the lines of the iterations after it are written
-    again. A line that a kill tore goes too. Whoever has the file open to append to it still has.
+    A resumed run continues from its checkpoint and writes these lines again. A line truncated by a
+    kill is removed too. The file is cut in place, so processes that have it open for appending keep
+    it.
     """
     path = Path(path)
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Looks at every step: a loss that is no number, a wish to stop."""
+"""Per-step checks: stop on a loss that is not finite, or on request."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 class StepGuard:
-    """Of one process, in agreement with the others.
+    """Check each step of one process and agree on the outcome with the others.
 
     Args:
-        stop: of this process.
-        last_checkpoint: path of the newest complete one, None before the first.
+        stop: signals of this process.
+        last_checkpoint: returns the path of the newest complete checkpoint, None before the first.
 
     Attributes:
-        stopping: the run is to end after the step that was checked last; the same in all processes.
+        stopping: the run is to stop after the last checked step; the same in all processes.
     """
 
     def __init__(self, stop: StopSignals, last_checkpoint: Callable[[], str | None]) -> None:
@@ -32,14 +32,14 @@ class StepGuard:
     def check_losses(
         self, losses: Mapping[str, Tensor], image_ids: Sequence[Any], iteration: int
     ) -> None:
-        """To be called by all processes, before the weights change.
+        """Check the losses; all processes must call it before the weights change.
 
-        The losses are those before a gradient scaler's factor, so that a step which the scaler
-        skips, to find a factor that fits, is none to stop at.
+        Pass the losses before the gradient scaler multiplies them: the scaler skips steps while it
+        looks for a factor that fits, and these must not stop the run.
 
         Raises:
-            RunError: a loss of some process is infinite or NaN; has the iteration, the images of
-                all processes' batches and the last checkpoint.
+            RunError: a process's loss is infinite or NaN; names the iteration, the images of all
+                processes' batches and the last checkpoint.
         """
         values = torch.stack([loss.detach().float().reshape(()) for loss in losses.values()])
         bad = not math.isfinite(float(values.sum()))
@@ -58,7 +58,7 @@ class StepGuard:
 
 
 def check_weights(model: nn.Module, iteration: int | None, last_checkpoint: str | None) -> None:
-    """To be called before a checkpoint takes the place of the last.
+    """Check the weights; call it before a checkpoint replaces the last one.
 
     Raises:
         RunError: a weight or a norm's statistic is infinite or NaN.
@@ -81,7 +81,7 @@ def _left(checkpoint: str | None) -> str:
 
 
 def _agree(bad: bool, stop: bool, device: torch.device) -> tuple[bool, bool]:
-    """Each true where it is in any process."""
+    """Return each flag as true if it is true in any process."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return bad, stop
     flags = torch.tensor([bad, stop], dtype=torch.int32, device=device)

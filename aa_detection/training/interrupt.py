@@ -1,4 +1,4 @@
-"""Ctrl-C, a scheduler's SIGTERM, a lost terminal: a checkpoint first, then the end."""
+"""End on Ctrl-C, SIGTERM or a lost terminal after writing a checkpoint."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ _ONCE = 1.0  # seconds
 
 
 class Interrupted(BaseException):
-    """The user (SIGINT), a scheduler (SIGTERM) or a lost terminal (SIGHUP) has ended the run.
+    """The user (SIGINT), a scheduler (SIGTERM) or a lost terminal (SIGHUP) ended the run.
 
-    No Exception, as KeyboardInterrupt is none: not a failure for a framework to handle.
+    Like KeyboardInterrupt not an Exception, so that frameworks do not handle it as a failure.
     """
 
     def __init__(self, signum: int, checkpoint: str | None = None) -> None:
@@ -26,22 +26,22 @@ class Interrupted(BaseException):
         self.checkpoint = checkpoint
 
     def __reduce__(self) -> tuple[type, tuple[int, str | None]]:
-        return type(self), (self.signum, self.checkpoint)  # from one process to another
+        return type(self), (self.signum, self.checkpoint)  # for pickling between processes
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals to end at. nohup has a process ignore SIGHUP, and so it stays."""
+    """Return the signals that end a run. nohup ignores SIGHUP; it stays ignored."""
     signals = (signal.SIGINT, signal.SIGTERM)
     ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return signals if ignores_hangup else (*signals, signal.SIGHUP)
 
 
 class StopSignals:
-    """Inside ``with``, the first of :func:`stop_signals` is noted; a second ends the process at
-    once.
+    """Record the first of :func:`stop_signals` inside ``with``; a second ends the process at once.
 
-    Whoever trains or evaluates asks :attr:`received` between steps. What comes within a second of
-    the first is the same wish: launchers hand on a signal that the whole group has had already.
+    Training and evaluation check :attr:`received` between steps. A signal within a second of the
+    first counts as the same one: launchers forward a signal that the whole group has already
+    received.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class StopSignals:
         self._before = {}
 
     def install(self) -> None:
-        """Take the signals (back) from whom they were given to."""
+        """Install the handlers, again if another library has replaced them."""
         if self._before or threading.current_thread() is threading.main_thread():
             for signum in stop_signals():
                 signal.signal(signum, self._handle)
@@ -71,26 +71,26 @@ class StopSignals:
         """End an evaluation between two images.
 
         Raises:
-            Interrupted: a signal has come.
+            Interrupted: a signal was received.
         """
         if self.received is not None:
             raise Interrupted(self.received)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:
-            return  # a process forked from here, which its parent will end
+            return  # a forked process, which its parent will end
         now = time.monotonic()
         if self.received is not None:
-            # a terminal signals every process, and so does who started this one: that is once
+            # a terminal signals every process, and so does the launcher: count that once
             if now - self._received_at > _ONCE:
                 os._exit(128 + signum)
             return
         self.received, self._received_at = signum, now
         if os.environ.get("RANK", "0") != "0":
-            return  # the first process says it
+            return  # the first process prints it
         name = signal.Signals(signum).name
-        # no print(): a signal may arrive while one is writing
-        with contextlib.suppress(OSError):  # a terminal that is gone
+        # no print(): the signal may arrive during a write
+        with contextlib.suppress(OSError):  # the terminal may be gone
             os.write(
                 sys.__stderr__.fileno() if sys.__stderr__ else 2,
                 f"\n{name}: ending after this step; once more to end at once\n".encode(),
@@ -98,13 +98,13 @@ class StopSignals:
 
 
 def leave_to_parent(worker_id: int = 0) -> None:
-    """In a data worker: a signal to the whole group is the training process's to act on.
+    """Make a data worker ignore signals to the whole group; the training process handles them.
 
-    The worker ends when that process tells it to, or has died.
+    The worker ends when that process tells it to, or dies.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # a handler is not told whom a signal comes from
+    if hasattr(signal, "sigwaitinfo"):  # a handler does not know the signal's sender
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_told, daemon=True).start()
 

@@ -1,9 +1,9 @@
-"""The home engine: detectron2's trainer and evaluators around attention-augmented backbones."""
+"""The main engine: detectron2's trainer and evaluators with attention-augmented backbones."""
 
 import warnings
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions as it is imported
+    warnings.simplefilter("ignore", FutureWarning)  # it scripts functions on import
     import detectron2.modeling  # noqa: F401
 
 from .backbone import (

@@ -1,4 +1,4 @@
-"""Steps of the optimizer whose batch comes in parts: ``SOLVER.GRAD_ACCUM_STEPS``."""
+"""Gradient accumulation over the parts of a batch: ``SOLVER.GRAD_ACCUM_STEPS``."""
 
 import contextlib
 import time
@@ -12,13 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class AccumulatingTrainer(AMPTrainer):
-    """Takes the step of a whole batch, of which only a part has its activations in memory.
+    """Take one step per whole batch while only one part's activations are in memory.
 
-    The loss is the mean over the parts. That of RetinaNet and FCOS is the whole batch's, see
-    :class:`HeldNormalizer`; others of detectron2's average over what a part has sampled.
+    The loss is the mean over the parts. For RetinaNet and FCOS it equals the whole batch's loss,
+    see :class:`HeldNormalizer`; detectron2's other detectors average over the boxes sampled in a
+    part.
 
     Args:
-        parts: of a batch; `data_loader` gives them one by one.
+        parts: parts per batch; `data_loader` yields them one by one.
         amp: mixed precision.
     """
 
@@ -69,7 +70,7 @@ class AccumulatingTrainer(AMPTrainer):
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
         if not self.amp:
-            del state["grad_scaler"]  # as of a batch in one part
+            del state["grad_scaler"]  # as if the batch had one part
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -77,12 +78,12 @@ class AccumulatingTrainer(AMPTrainer):
 
 
 class HeldNormalizer:
-    """Keeps the average that RetinaNet and FCOS divide their losses by while a batch's parts pass.
+    """Hold the normalizer of RetinaNet's and FCOS's losses while a batch's parts pass.
 
-    The average moves once a batch, by the foreground anchors of all of it. They are known after
-    the last part, so that all are divided by the average before, and :meth:`close` says what the
-    gradients' sum is to be multiplied by. A part without any foreground counts as one anchor, as
-    detectron2 counts a batch without.
+    The normalizer is a moving average. It is updated once per batch, with the foreground anchors of
+    the whole batch. Their number is known only after the last part, so all parts are divided by the
+    previous average, and :meth:`close` returns the factor that corrects the summed gradients. A
+    part without any foreground counts as one anchor, as a batch without any does in detectron2.
     """
 
     def __init__(self, network: Any, parts: int) -> None:
@@ -94,7 +95,7 @@ class HeldNormalizer:
     def __call__(
         self, name: str, value: float, initial_value: float, momentum: float = 0.9
     ) -> float:
-        """In place of ``DenseDetector._ema_update``."""
+        """Replace ``DenseDetector._ema_update``."""
         self.total += value
         self.how = name, initial_value, momentum
         return self._current(name, initial_value) / self.parts
@@ -103,7 +104,7 @@ class HeldNormalizer:
         return float(getattr(self.network, name, initial_value))
 
     def close(self) -> float:
-        """Move the average; the old one over the new."""
+        """Update the average; return the old average divided by the new."""
         if self.how is None:
             return 1.0
         name, initial_value, momentum = self.how
@@ -113,7 +114,7 @@ class HeldNormalizer:
 
 @contextlib.contextmanager
 def hold_normalizer(network: nn.Module, parts: int) -> Iterator[HeldNormalizer]:
-    """A :class:`HeldNormalizer` of the network's inside ``with``, to be closed after it."""
+    """Install a :class:`HeldNormalizer` on the network inside ``with``; the caller closes it."""
     normalizer = HeldNormalizer(network, parts)
     if not hasattr(network, "_ema_update"):
         yield normalizer

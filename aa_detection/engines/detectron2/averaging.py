@@ -12,10 +12,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 
 class Averaging(hooks.HookBase):
-    """Follows the weights after every step, as the embedded engine does: parameters and buffers,
-    batch norm's statistics among them; the first step's are the average's beginning.
+    """Average parameters and buffers, batch norm's statistics included, after every step.
 
-    A checkpoint has the average for its ``model``, and the weights that training goes on with
+    The average starts with the weights after the first step, as in the embedded engine. A
+    checkpoint stores the average as its ``model``, and the weights that training continues with
     beside it.
     """
 
@@ -28,7 +28,7 @@ class Averaging(hooks.HookBase):
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the average inside ``with``."""
+        """Swap the average into the model inside ``with``."""
         self._swap()
         try:
             yield
@@ -46,7 +46,7 @@ class Averaging(hooks.HookBase):
         return {"model": self.model.state_dict(), "n_averaged": self.average.n_averaged}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """To be called where the model has the average, as it was loaded from the checkpoint."""
+        """Restore the state; the model must hold the average loaded from the checkpoint."""
         self.average.module.load_state_dict(self.model.state_dict())
         self.average.n_averaged.copy_(state_dict["n_averaged"])
         self.model.load_state_dict(state_dict["model"])

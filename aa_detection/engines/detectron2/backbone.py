@@ -1,4 +1,4 @@
-"""The registry entries: detectron2's own ResNets, then attention put into them."""
+"""Registry entries: detectron2's own ResNets with attention added."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from ...models import augment
 
 @BACKBONE_REGISTRY.register()
 def build_aa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """``build_resnet_backbone`` with the attention of ``MODEL.ATTENTION``.
+    """Build ``build_resnet_backbone`` with the attention of ``MODEL.ATTENTION``.
 
     Raises:
         ConfigError: a value of ``MODEL.ATTENTION`` that cannot be built; names the key.
@@ -30,7 +30,7 @@ def build_aa_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
 
 @BACKBONE_REGISTRY.register()
 def build_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """``build_resnet_fpn_backbone`` (two-stage detectors) with attention in its ResNet.
+    """Build ``build_resnet_fpn_backbone`` (two-stage detectors) with attention in its ResNet.
 
     Raises:
         ConfigError: as :func:`build_aa_resnet_backbone`.
@@ -42,7 +42,7 @@ def build_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbo
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """``build_retinanet_resnet_fpn_backbone`` with attention in its ResNet.
+    """Build ``build_retinanet_resnet_fpn_backbone`` with attention in its ResNet.
 
     Raises:
         ConfigError: as :func:`build_aa_resnet_backbone`.
@@ -53,7 +53,7 @@ def build_retinanet_aa_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec)
 
 
 def _augmented(resnet: nn.Module, cfg: CfgNode, size_divisibility: int) -> nn.Module:
-    # detectron2's 0 is no padding of an image alone
+    # detectron2's 0 means that an image alone is not padded
     spec = dataclasses.replace(attention_spec(cfg), size_divisibility=max(1, size_divisibility))
     try:
         return augment(resnet, spec)

@@ -1,4 +1,4 @@
-"""``model_best.pth``, and what ends a training that does not get better."""
+"""``model_best.pth`` and early stopping."""
 
 import os
 from typing import Any
@@ -13,13 +13,13 @@ from .checkpoint import AACheckpointer
 
 
 class EarlyStop(BaseException):
-    """Ends detectron2's loop, which logs the traceback of every Exception."""
+    """End detectron2's loop; a BaseException because the loop logs every Exception's traceback."""
 
 
 class KeepBest(hooks.HookBase):
-    """Looks at every evaluation, before it is in ``metrics.json``.
+    """Check every evaluation before it is written to ``metrics.json``.
 
-    An evaluation that stands there has been looked at, and a resumed run does not repeat it.
+    An evaluation in that file has therefore been checked, and a resumed run does not repeat it.
     """
 
     def __init__(self, best: BestMetric, checkpointer: AACheckpointer) -> None:
@@ -28,7 +28,7 @@ class KeepBest(hooks.HookBase):
 
     def after_step(self) -> None:
         period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
-        if period and done % period == 0 and done < self.trainer.max_iter:  # the end looks, too
+        if period and done % period == 0 and done < self.trainer.max_iter:  # after_train does
             self._look(done)
 
     def after_train(self) -> None:
@@ -37,7 +37,7 @@ class KeepBest(hooks.HookBase):
 
     def _look(self, iteration: int) -> None:
         results: dict[str, Any] = flatten_results_dict(self.trainer._last_eval_results or {})
-        # the metrics are the first process's
+        # only the first process has the metrics
         value = comm.all_gather(float(results.get(self.best.name, "nan")))[0]
         if self.best.update(iteration, value) and comm.is_main_process():
             path = os.path.join(self.checkpointer.save_dir, "model_best.pth")

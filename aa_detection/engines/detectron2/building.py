@@ -1,4 +1,4 @@
-"""detectron2's detectors, and what its code says against a config in one line."""
+"""Build detectron2's detectors and turn its errors about a config into one line."""
 
 import os
 import traceback
@@ -11,16 +11,16 @@ from torch import nn
 
 from ...config import ConfigError
 
-# fvcore has its registries
+# fvcore holds detectron2's registries
 _PACKAGES = tuple(os.path.dirname(each.__file__) for each in (detectron2, fvcore))
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """The detector a config describes, with random weights.
+    """Build the config's detector with random weights.
 
     Raises:
         ConfigError: attention that cannot be built (names the key), or a value that detectron2's
-            own code does not take. Errors of other code, such as a project's own backbone, pass.
+            own code rejects. Errors of other code, such as a project's own backbone, pass through.
     """
     try:
         return _build_model(cfg)

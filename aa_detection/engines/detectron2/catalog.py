@@ -1,4 +1,4 @@
-"""The COCO datasets that detectron2's catalog and this project's have."""
+"""Look up COCO datasets in detectron2's catalog and in this project's."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from ...data import CocoDataset, get_coco_dataset
 
 
 def coco_dataset(name: str) -> CocoDataset | None:
-    """The dataset as detectron2's catalog has it, or else ours; None if it is not COCO's.
+    """Return the dataset from detectron2's catalog, or else from ours; None if it is not COCO's.
 
     Raises:
-        DatasetError: neither has one of that name.
+        DatasetError: neither catalog has the name.
     """
     if name not in DatasetCatalog:
         return get_coco_dataset(name)

@@ -1,4 +1,4 @@
-"""detectron2's checkpointer, reading and loading as :mod:`aa_detection.checkpoints` does."""
+"""A detectron2 checkpointer that reads and loads like :mod:`aa_detection.checkpoints`."""
 
 import os
 from typing import Any
@@ -13,17 +13,17 @@ from ...training.guard import check_weights
 
 
 class AACheckpointer(DetectionCheckpointer):
-    """Reads files as data only, and loads plain checkpoints into augmented networks.
+    """Read files as data only, and load plain checkpoints into augmented networks.
 
-    Its own files have their names when they are whole, and hold no weights that are not finite.
+    Files are written atomically and never hold weights that are not finite.
 
     Args:
-        allow_pickle: read ``.pkl`` files, of which arrays only are accepted.
+        allow_pickle: read ``.pkl`` files, accepting only arrays.
         allow_partial: load less than half of the backbone's parameters.
-        about: what its files say about themselves.
+        about: metadata written into its files.
 
     Attributes:
-        used: whose weights its files have for their ``model``; another than the model where that is
+        used: the module whose weights are saved as ``model``; differs from the model if weights are
             averaged.
     """
 
@@ -63,7 +63,7 @@ class AACheckpointer(DetectionCheckpointer):
         try:
             return super().load(path, *args, **kwargs)
         finally:
-            self._parsed_url_during_load = None  # a refusal would leave it, and no load after it
+            self._parsed_url_during_load = None  # else a refusal blocks later loads
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         checkpoint = read_checkpoint(filename, allow_pickle=self.allow_pickle)

@@ -23,7 +23,7 @@ from ...data import register_coco_dataset
 
 
 def add_aa_config(cfg: CfgNode) -> None:
-    """Add this project's keys to a detectron2 config and its backbones to the registry.
+    """Add this project's keys to a detectron2 config.
 
     See :func:`aa_detection.add_aa_config`; importing this package registered the backbones.
     """
@@ -34,19 +34,19 @@ def add_aa_config(cfg: CfgNode) -> None:
 
 
 def add_to_defaults() -> None:
-    """Add the keys to what ``detectron2.config.get_cfg()`` returns from now on."""
+    """Add the keys to every config that ``detectron2.config.get_cfg()`` returns from now on."""
     add_aa_config(defaults._C)
 
 
 def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """detectron2's defaults, attention's keys, the file and the overrides.
+    """Return detectron2's defaults with attention's keys, the file and the overrides on top.
 
-    The datasets of ``DATASETS.COCO_FILES`` are registered. ``MODEL.DEVICE`` cuda becomes cpu where
-    there is no CUDA device.
+    Registers the datasets of ``DATASETS.COCO_FILES``. Without a CUDA device, ``MODEL.DEVICE`` cuda
+    becomes cpu.
 
     Raises:
         ConfigError: see :func:`aa_detection.checkpoints.merge_config`.
-        DatasetError: a dataset's name already stands for other files.
+        DatasetError: a dataset's name is already taken by other files.
     """
     cfg = get_cfg()
     add_aa_config(cfg)

@@ -1,8 +1,8 @@
-"""detectron2's training images in an order and with augmentations that a resumed run repeats.
+"""detectron2's training images in a resumable order, with reproducible augmentation.
 
-detectron2's own sampler starts anew, its aspect ratio groups forget what they hold, and its
-augmentations draw from the process's random numbers. The embedded engine's batches are used
-instead; images are read and augmented by :class:`.mapper.ImageMapper`.
+detectron2's own sampler restarts, its aspect ratio groups lose the images they hold, and its
+augmentations draw from the process's random numbers. This module uses the embedded engine's batches
+instead; :class:`.mapper.ImageMapper` reads and augments the images.
 """
 
 import random
@@ -27,7 +27,7 @@ from .mapper import ImageMapper
 
 
 class SeededImages(Dataset[dict[str, Any]]):
-    """What the mapper makes of records; the key ``(index, seed)`` determines it in any process."""
+    """Mapped records; the key ``(index, seed)`` determines a sample in any process."""
 
     def __init__(self, records: list[dict[str, Any]], mapper: ImageMapper) -> None:
         self.records = DatasetFromList(records, copy=False)
@@ -38,7 +38,7 @@ class SeededImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         index, seed = key
-        with torch.random.fork_rng(devices=[]):  # the model's, where there are no workers
+        with torch.random.fork_rng(devices=[]):  # without workers it is the model's generator
             torch.manual_seed(seed)
             np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # detectron2's transforms draw here
             random.seed(seed)
@@ -46,9 +46,9 @@ class SeededImages(Dataset[dict[str, Any]]):
 
 
 def train_loader(cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-    """``DATALOADER.SAMPLER_TRAIN``'s images in batches of this process, in parts, without end.
+    """Yield this process's batches of ``DATALOADER.SAMPLER_TRAIN``'s images in parts, without end.
 
-    Those of "TrainingSampler" can be resumed; detectron2's other samplers start anew.
+    Only "TrainingSampler" can be resumed; detectron2's other samplers restart.
     """
     mapper = _mapper(cfg)
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
@@ -87,7 +87,7 @@ def _mapper(cfg: CfgNode) -> ImageMapper:
         return ImageMapper(cfg, is_train=True)
     augmentations = [
         T.ResizeScale(*jitter.RANGE, jitter.SIZE, jitter.SIZE),
-        # not padded here: the batch is, with zeros that the backbone recognises
+        # not padded here: the batch is padded later, with zeros that the backbone recognises
         T.FixedSizeCrop((jitter.SIZE, jitter.SIZE), pad=False),
     ]
     if cfg.INPUT.RANDOM_FLIP != "none":

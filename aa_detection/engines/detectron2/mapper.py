@@ -1,4 +1,4 @@
-"""Records of detectron2's catalog into training samples."""
+"""Map records of detectron2's catalog to training samples."""
 
 import copy
 from typing import Any
@@ -13,10 +13,10 @@ from ...data import read_image
 
 
 class ImageMapper(DatasetMapper):
-    """``DatasetMapper`` whose images are read by :func:`aa_detection.data.read_image`.
+    """``DatasetMapper`` that reads images with :func:`aa_detection.data.read_image`.
 
-    That gives 16-bit images as the embedded engine sees them, and names the image that is broken.
-    Records with semantic segmentation or precomputed proposals are left to detectron2's own.
+    This converts 16-bit images as the embedded engine does, and names a broken image. Records with
+    semantic segmentation or precomputed proposals are left to detectron2's own mapper.
     """
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def load_detector(
 
 
 class Detectron2Detector(Detector):
-    """A detector of detectron2's; what it finds is what :func:`.train.run` evaluates."""
+    """A detector of detectron2's; its detections are those that :func:`.train.run` evaluates."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Training and COCO evaluation on detectron2's own trainer."""
+"""Train and evaluate with detectron2's trainer and COCO evaluation."""
 
 import logging
 import os
@@ -62,7 +62,7 @@ def _try_state(cfg: CfgNode, model: nn.Module, rest: dict[str, Any]) -> None:
 
 
 def _check_device(cfg: CfgNode, options: RunOptions, processes: Processes) -> None:
-    """Refuse what detectron2 has on CUDA alone.
+    """Refuse features that detectron2 has on CUDA only.
 
     Raises:
         ConfigError: names the key.
@@ -90,7 +90,7 @@ def _worker(plan: Plan) -> dict[str, Any]:
     with session(plan, engine, _start_log) as stop:
         default_setup(cfg, None)
         for dataset in (*plan.train, *plan.test):
-            if dataset.name not in DatasetCatalog:  # here: a spawned process has its own
+            if dataset.name not in DatasetCatalog:  # spawned processes start without it
                 register_coco_instances(
                     dataset.name, {}, str(dataset.annotation_file), str(dataset.image_root)
                 )
@@ -109,11 +109,11 @@ def _worker(plan: Plan) -> dict[str, Any]:
 
 
 def _start_log(output_dir: str) -> None:
-    """detectron2's log, for this project's lines too."""
-    # called as default_setup calls it: with other arguments it would add its handlers twice
+    """Set up detectron2's log, for this project's messages too."""
+    # same arguments as in default_setup: with others it would add its handlers twice
     setup_logger(output_dir, distributed_rank=comm.get_rank())
     setup_logger(output_dir, distributed_rank=comm.get_rank(), name="aa_detection")
-    # detectron2 logs the traceback of whatever ends its loop
+    # detectron2 logs the traceback of anything that ends its loop
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_accident)
 
 
@@ -122,10 +122,10 @@ def _is_no_accident(record: logging.LogRecord) -> bool:
 
 
 def last_checkpoint(output_dir: str) -> str | None:
-    """What the file ``last_checkpoint`` names; None without one.
+    """Return the path that the file ``last_checkpoint`` names; None without one.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the named file does not exist.
     """
     tag = os.path.join(output_dir, "last_checkpoint")
     if not os.path.exists(tag):

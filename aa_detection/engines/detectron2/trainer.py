@@ -1,4 +1,4 @@
-"""detectron2's trainer, whose runs resume as if they had not been ended."""
+"""A detectron2 trainer whose interrupted runs resume exactly."""
 
 import contextlib
 import json
@@ -49,7 +49,7 @@ from .predict import Detectron2Detector
 
 
 class WholeResults(COCOEvaluator):
-    """Puts its files into their folder when they are whole."""
+    """Write the evaluator's files atomically."""
 
     _output_dir: str
 
@@ -65,7 +65,7 @@ class WholeResults(COCOEvaluator):
 
 
 class SaveBeforeStop(hooks.HookBase):
-    """Saves where detectron2's own checkpoints are, before evaluation and writers."""
+    """Save the step of a run that is stopping, before evaluation and writers."""
 
     def after_step(self) -> None:
         if self.trainer.guard.stopping:
@@ -73,12 +73,15 @@ class SaveBeforeStop(hooks.HookBase):
 
 
 class WriteEvaluation(hooks.HookBase):
-    """Puts an evaluation into the files at once: detectron2 does so every 20 iterations, and a kill
-    would lose it."""
+    """Write each evaluation to the files at once.
+
+    detectron2 writes every 20 iterations, and a kill would lose the evaluation.
+    """
 
     def after_step(self) -> None:
         period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
-        if period and done % period == 0 and done < self.trainer.max_iter:  # the end writes, too
+        # PeriodicWriter itself writes after the last step
+        if period and done % period == 0 and done < self.trainer.max_iter:
             for hook in self.trainer._hooks:
                 if isinstance(hook, hooks.PeriodicWriter):
                     for writer in hook._writers:
@@ -89,13 +92,13 @@ class WriteEvaluation(hooks.HookBase):
 class AATrainer(DefaultTrainer):
     """``DefaultTrainer`` with COCO evaluation and :class:`AACheckpointer`, on CPUs too.
 
-    However often a run is ended and resumed, its weights are those of the uninterrupted one: the
-    images' order, their augmentation and the learning rate go on where they were. The running
-    medians that detectron2 writes as losses start anew.
+    However often a run is interrupted and resumed, it ends with the weights of an uninterrupted
+    run: the order of the images, their augmentation and the learning rate continue. Only the
+    running medians that detectron2 logs as losses restart.
 
     Args:
-        stop: signals to end at, between steps and between an evaluation's images.
-        about: what the checkpoints say about themselves.
+        stop: signals checked between steps and between an evaluation's images.
+        about: metadata written into the checkpoints.
     """
 
     _hooks: list[hooks.HookBase]
@@ -103,8 +106,8 @@ class AATrainer(DefaultTrainer):
     def __init__(
         self, cfg: CfgNode, stop: StopSignals | None = None, about: About | None = None
     ) -> None:
-        # in place of DefaultTrainer's, whose model in several processes must be on GPUs and whose
-        # checkpointer is detectron2's
+        # DefaultTrainer.__init__ requires GPUs for a model in several processes and creates
+        # detectron2's checkpointer
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -140,7 +143,7 @@ class AATrainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> dict[str, Any]:
         if comm.get_world_size() > 1:
-            # batch norm's statistics: evaluate those that the first process saves
+            # evaluate with the batch norm statistics that the first process saves
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)
         results = super().test(cfg, model, evaluators)
@@ -186,13 +189,13 @@ class AATrainer(DefaultTrainer):
         state["seed"] = self.seed
         if self.best is not None:
             state["best"] = self.best.state_dict()
-        # detectron2's RetinaNet keeps this average outside its own state
+        # detectron2's RetinaNet keeps this average outside its state dict
         state["loss_normalizer"] = getattr(self.checkpointer.model, "loss_normalizer", None)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self.seed = state_dict.get("seed", self.seed)  # plain detectron2's has none of these
+        self.seed = state_dict.get("seed", self.seed)  # plain detectron2 saves none of these
         if state_dict.get("loss_normalizer") is not None:
             self.checkpointer.model.loss_normalizer = state_dict["loss_normalizer"]
         if self.best is not None and "best" in state_dict:
@@ -209,7 +212,7 @@ class AATrainer(DefaultTrainer):
             return
         evaluated = self._evaluated(self.start_iter - 1)
         if evaluated is None:
-            # a kill may have cut off the evaluation that follows the checkpoint
+            # a kill may have cut off the evaluation after the checkpoint
             self.iter = self.storage.iter = self.start_iter - 1
             for hook in self._hooks:
                 if isinstance(hook, (hooks.EvalHook, KeepBest, WriteEvaluation)):
@@ -228,7 +231,7 @@ class AATrainer(DefaultTrainer):
         raise EarlyStop
 
     def _evaluated(self, iteration: int) -> dict[str, float] | None:
-        """What ``metrics.json`` has of an evaluation then; the same in every process."""
+        """Return an iteration's metrics from ``metrics.json``; the same in every process."""
         path = os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")
         found = None
         if comm.is_main_process() and os.path.exists(path):
@@ -244,8 +247,8 @@ class AATrainer(DefaultTrainer):
     def run_step(self) -> None:
         # two-stage detectors draw their samples
         torch.manual_seed((self.seed << 32) + self.iter * comm.get_world_size() + comm.get_rank())
-        # the compiled focal loss computes its first gradients otherwise than those after them,
-        # and a resumed process has first ones again
+        # the compiled focal loss rounds its first gradients differently from later ones, and a
+        # resumed process has first ones again
         with torch.jit.optimized_execution(False):
             super().run_step()
 
@@ -285,20 +288,20 @@ class AATrainer(DefaultTrainer):
                 raise Interrupted(self.guard.stop.received or signal.SIGTERM)
             if self.best is not None and self.best.exhausted:
                 self._stop_early()
-        except Interrupted:  # of the evaluation too
+        except Interrupted:  # raised by the evaluation too
             self.save_step()
             raise
 
     def save_step(self) -> None:
-        """Save the step that ends, unless that has been done."""
+        """Save after the current step, unless already saved."""
         name = f"model_{self.iter:07d}"
         last = os.path.basename(self._last_checkpoint() or "")
         if self.iter + 1 < self.max_iter and last != f"{name}.pth":
             self.checkpointer.save(name, iteration=self.iter)
 
     def after_train(self) -> None:
-        self.iter = min(self.iter, self.max_iter)  # detectron2 counts on from a finished run
-        if self.iter < self.max_iter:  # ended early: nothing to evaluate
+        self.iter = min(self.iter, self.max_iter)  # detectron2 would count on after a finished run
+        if self.iter < self.max_iter:  # stopped early: nothing to evaluate
             self._hooks = [hook for hook in self._hooks if not isinstance(hook, hooks.EvalHook)]
         super().after_train()
 
@@ -312,7 +315,7 @@ def _results_folder(cfg: CfgNode, dataset_name: str) -> str:
 
 
 def _show_samples(cfg: CfgNode, dataset_name: str, detector: BaseDetector) -> None:
-    """Put :func:`aa_detection.inference.samples.sample_pictures` on TensorBoard."""
+    """Log :func:`aa_detection.inference.samples.sample_pictures` to TensorBoard."""
     dataset = coco_dataset(dataset_name)
     results = os.path.join(_results_folder(cfg, dataset_name), "coco_instances_results.json")
     if dataset is not None and os.path.isfile(results):

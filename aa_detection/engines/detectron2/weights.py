@@ -1,4 +1,4 @@
-"""A trained detector, for whoever runs or exports it."""
+"""Load trained detectors for inference and export."""
 
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager

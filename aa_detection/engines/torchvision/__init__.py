@@ -1,4 +1,4 @@
-"""The embedded engine: torchvision's RetinaNet and Lightning's Trainer read detectron2's YAML."""
+"""The embedded engine: detectron2's YAML on torchvision's RetinaNet and Lightning's Trainer."""
 
 from .config import load_config
 from .model import build_model

@@ -7,10 +7,10 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 
 class Averaging(EMAWeightAveraging):
-    """Lightning's, whose average is in place until an evaluation is over.
+    """Lightning's weight averaging, with the average kept in place until evaluation is over.
 
-    Lightning takes it away before the module and other callbacks have seen the results.
-    Averaged are parameters and buffers, batch norm's statistics among them.
+    Lightning removes it before the module and other callbacks have seen the results. Parameters and
+    buffers are averaged, batch norm's statistics included.
     """
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
@@ -18,7 +18,7 @@ class Averaging(EMAWeightAveraging):
         super().setup(trainer, module, stage)
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Not yet."""
+        """Do nothing yet."""
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         super().on_validation_epoch_end(trainer, module)
@@ -31,6 +31,6 @@ class Averaging(EMAWeightAveraging):
     def on_load_checkpoint(
         self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # an evaluation that a resumed run repeats is the average's, the state_dict of the file
+        # a resumed run repeats an evaluation with the average, which is the file's state_dict
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, module, checkpoint)

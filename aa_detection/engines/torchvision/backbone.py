@@ -1,4 +1,4 @@
-"""torchvision's ResNets below its pyramid network, with attention in them."""
+"""torchvision's ResNets with attention, below its feature pyramid."""
 
 import torchvision
 from fvcore.common.config import CfgNode
@@ -17,14 +17,14 @@ _STAGES = {"res3": "layer2", "res4": "layer3", "res5": "layer4"}
 
 
 def build_backbone(cfg: CfgNode) -> BackboneWithFPN:
-    """The backbone a config describes, with random weights; its maps are p3 … p7.
+    """Build the config's backbone with random weights; its maps are p3 … p7.
 
     Raises:
         ConfigError: attention that cannot be built; names the key.
     """
     resnets = cfg.MODEL.RESNETS
     norm = norm_layer(resnets.NORM, cfg.MODEL.DEVICE)
-    # a wide group means nothing to a basic block, whose ResNets torchvision refuses them for
+    # torchvision refuses wide groups for ResNets of basic blocks, where they have no meaning
     groups = {"groups": resnets.NUM_GROUPS, "width_per_group": resnets.WIDTH_PER_GROUP}
     make_resnet = getattr(torchvision.models, f"resnet{resnets.DEPTH}")
     resnet: ResNet = make_resnet(norm_layer=norm, **groups)
@@ -42,7 +42,7 @@ def build_backbone(cfg: CfgNode) -> BackboneWithFPN:
     channels = [resnets.RES2_OUT_CHANNELS * factor for factor in (2, 4, 8)]
     out_channels = cfg.MODEL.FPN.OUT_CHANNELS
     top = LastLevelP6P7(channels[-1], out_channels)
-    top.use_P5 = False  # torchvision guesses it from the channels, which may agree by chance
+    top.use_P5 = False  # torchvision guesses it from the channels, which may match by chance
     return BackboneWithFPN(
         resnet,
         {_STAGES[name]: name.replace("res", "p") for name in cfg.MODEL.FPN.IN_FEATURES},
@@ -54,7 +54,7 @@ def build_backbone(cfg: CfgNode) -> BackboneWithFPN:
 
 
 def _freeze(resnet: ResNet, freeze_at: int) -> None:
-    """Stop the stem (1) and the stages up to `freeze_at` (2 … 5) from training, norms included."""
+    """Freeze the stem (1) and the stages up to `freeze_at` (2 … 5), norms included."""
     stages = [
         [resnet.conv1, resnet.bn1],
         [resnet.layer1],

@@ -1,4 +1,4 @@
-"""``model_best.pth``, and the end of a training that does not get better."""
+"""``model_best.pth`` and early stopping."""
 
 import os
 from typing import Any
@@ -12,13 +12,13 @@ from .names import to_detectron2
 
 
 class KeepBest(Callback):
-    """Looks at every evaluation of a training, the one that a resumed run repeats included."""
+    """Check every evaluation of a training, including one that a resumed run repeats."""
 
     def __init__(self, best: BestMetric) -> None:
         self.best = best
 
     def on_validation_end(self, trainer: Trainer, module: DetectionModule) -> None:
-        # the metrics are the first process's
+        # only the first process has the metrics
         value = trainer.strategy.broadcast(module.metrics().get(self.best.name, float("nan")))
         if self.best.update(module.iteration, value) and trainer.is_global_zero:
             path = os.path.join(module.cfg.OUTPUT_DIR, "model_best.pth")

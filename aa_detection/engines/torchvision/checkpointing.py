@@ -1,4 +1,4 @@
-"""Checkpoints of Lightning's Trainer that a kill leaves whole, and what is left to resume from."""
+"""Atomic checkpoints for Lightning's Trainer, and finding the one to resume from."""
 
 import glob
 import os
@@ -21,16 +21,16 @@ from .accumulation import begins_step, ends_step
 from .module import DetectionModule, build_optimizer
 
 _FOLDER = "checkpoints"
-_STOPPED_BY_ANOTHER = signal.SIGTERM  # process, which has had a signal that this one has not
+_STOPPED_BY_ANOTHER = signal.SIGTERM  # another process got a signal that this one has not
 
 
 def last_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint of a run, or None."""
+    """Return the newest checkpoint of a run, or None."""
     return max(_checkpoints(output_dir), default=None)
 
 
 def checkpoint_iteration(path: str) -> int:
-    """How many iterations are behind a checkpoint."""
+    """Return how many iterations a checkpoint has trained."""
     return int(path.rpartition("_")[2].removesuffix(".ckpt"))
 
 
@@ -51,7 +51,7 @@ def try_state(cfg: CfgNode, model: nn.Module, rest: dict[str, Any]) -> None:
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint in full before it has its name."""
+    """Write checkpoints atomically."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str, storage_options: Any = None
@@ -62,20 +62,19 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Saves the run every ``SOLVER.CHECKPOINT_PERIOD`` iterations; the newest takes the others'
-    place, those of an earlier run in the same folder included.
+    """Save the run every ``SOLVER.CHECKPOINT_PERIOD`` iterations, keeping only the newest.
 
-    Saves as well before every evaluation, which may take long, after the last iteration, and where
-    the run is asked to stop.
+    Checkpoints of an earlier run in the same folder are replaced too. Also saves before every
+    evaluation, which may take long, after the last iteration, and when the run is asked to stop.
     """
 
     def on_train_start(self, trainer: Trainer, module: DetectionModule) -> None:
-        module.guard.stop.install()  # Lightning has its own idea of SIGTERM
+        module.guard.stop.install()  # Lightning installs its own SIGTERM handler
 
     def on_train_batch_start(
         self, trainer: Trainer, module: DetectionModule, batch: Any, batch_idx: int
     ) -> None:
-        # not as soon as the checkpoint is written: the step's metrics come after that
+        # not right after the checkpoint: the step's metrics are written later
         if module.guard.stopping and begins_step(trainer, batch_idx):
             raise Interrupted(module.guard.stop.received or _STOPPED_BY_ANOTHER)
 

@@ -1,4 +1,4 @@
-"""The part of detectron2's config that this engine honours; the rest is refused by name."""
+"""The part of detectron2's config that this engine supports; other keys are refused by name."""
 
 from collections.abc import Sequence
 
@@ -28,15 +28,15 @@ from ...data import register_coco_dataset
 
 
 def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """This engine's defaults, attention's keys, the file and the overrides.
+    """Return this engine's defaults with attention's keys, the file and the overrides on top.
 
-    The datasets of ``DATASETS.COCO_FILES`` are registered. ``MODEL.DEVICE`` cuda becomes cpu where
-    there is no CUDA device.
+    Registers the datasets of ``DATASETS.COCO_FILES``. Without a CUDA device, ``MODEL.DEVICE`` cuda
+    becomes cpu.
 
     Raises:
         ConfigError: an unreadable file, an unknown key, a value of another type or out of range, or
-            one that only detectron2 honours.
-        DatasetError: a dataset's name already stands for other files.
+            one that only detectron2 supports.
+        DatasetError: a dataset's name is already taken by other files.
     """
     cfg = CfgNode(nested(KEYS))
     add_attention_keys(cfg)
@@ -46,7 +46,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     for name in NOT_OF_A_RETINANET:
         cfg.MODEL[name] = CfgNode(new_allowed=True)
     merge_config(cfg, config_file)
-    for key in overrides[::2]:  # whoever sets one now expects something of it
+    for key in overrides[::2]:  # a key set on the command line must have an effect
         if key.startswith(tuple(f"MODEL.{name}." for name in NOT_OF_A_RETINANET)):
             raise _needs_detectron2(f"the command line: {key}")
     merge_overrides(cfg, overrides)
@@ -63,10 +63,10 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def _remove(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> None:
-    """Take out what only detectron2 has.
+    """Remove keys that only detectron2 has.
 
     Raises:
-        ConfigError: a value of it that is not detectron2's default.
+        ConfigError: such a key differs from detectron2's default.
     """
     for key, default in defaults.items():
         if isinstance(default, CfgNode):

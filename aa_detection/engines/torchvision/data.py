@@ -1,4 +1,4 @@
-"""COCO images for training and evaluation, resized, cropped and flipped as detectron2 does it."""
+"""COCO images for training and evaluation, resized, cropped and flipped as in detectron2."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,14 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
 
 class DetectionDataset(Dataset[Sample]):
-    """Images with boxes of one or several COCO datasets of the same categories.
+    """Images with boxes from one or several COCO datasets with the same categories.
 
     An item is ``(image, target)``: the image ``(3, H, W)`` uint8 in ``INPUT.FORMAT`` order; the
     target with ``boxes`` (N, 4) in x1, y1, x2, y2 of the resized image, 0-based ``labels`` (N,),
     and ``image_id`` and ``size`` (height, width) of the original.
 
     Args:
-        train: augment, leave out crowds and, as ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` says,
+        train: augment; leave out crowds and, if ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is set,
             images without objects. The item's key is then ``(index, seed)``, and the same key gives
             the same augmentation in any process.
     """
@@ -58,7 +58,7 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.records)
 
     def is_wide(self, index: int) -> bool:
-        """By the annotations, without opening the image."""
+        """Whether the image is wider than tall by the annotations, without opening it."""
         image = self.records[index][4]
         return image["width"] > image["height"]
 
@@ -90,7 +90,7 @@ class DetectionDataset(Dataset[Sample]):
         if self.format == "BGR":
             pixels = pixels.flip(0)
         boxes = boxes.as_subclass(Tensor)
-        keep = (boxes[:, 2:] - boxes[:, :2] > 1e-5).all(dim=1)  # clamped away, as detectron2 does
+        keep = (boxes[:, 2:] - boxes[:, :2] > 1e-5).all(dim=1)  # as detectron2 does
         return pixels, {
             "boxes": boxes[keep],
             "labels": labels[keep],
@@ -106,13 +106,13 @@ class DetectionDataset(Dataset[Sample]):
 
 
 def shortest_edge(height: int, width: int, edge: int, max_size: int) -> tuple[int, int]:
-    """Height and width with the shorter side at `edge`, unless the longer would pass `max_size`.
+    """Return height and width with the shorter one `edge`, the longer at most `max_size`.
 
-    Rounded as detectron2's ``ResizeShortestEdge`` rounds; an `edge` of 0 resizes nothing.
+    Rounds like detectron2's ``ResizeShortestEdge``; an `edge` of 0 resizes nothing.
     """
     if edge == 0:
         return height, width
-    # in detectron2's order of operations: halves round by it
+    # detectron2's order of operations, which decides how halves round
     scale = edge / min(height, width)
     new = [edge if n == min(height, width) else scale * n for n in (height, width)]
     if max(new) > max_size:
@@ -124,7 +124,7 @@ def shortest_edge(height: int, width: int, edge: int, max_size: int) -> tuple[in
 def in_picture(
     output: dict[str, Tensor], input_size: Sequence[int], picture_size: Sequence[int]
 ) -> Detections:
-    """The network's output on a resized picture, in pixels of the picture. Sizes: rows, columns."""
+    """Rescale the network's output on a resized picture to the original; sizes: rows, columns."""
     boxes = output["boxes"]
     (height, width), (rows, columns) = picture_size, input_size
     scale = torch.tensor([width, height, width, height]) / torch.tensor([columns, rows] * 2)
@@ -132,23 +132,23 @@ def in_picture(
 
 
 def fit(height: int, width: int, side: float) -> tuple[int, int]:
-    """Height and width with the longer at `side`, rounded as detectron2's ``ResizeScale`` does."""
+    """Return height and width with the longer one `side`, rounded like ``ResizeScale``."""
     scale = min(side / height, side / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def crop_window(height: int, width: int, size: int, place: float) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a window of at most ``size`` × ``size``.
+    """Return top, left, height and width of a window of at most ``size`` × ``size``.
 
-    `place`, 0 … 1, moves it from the top left to the bottom right corner of what is beyond `size`,
-    one number for both axes as in detectron2's ``FixedSizeCrop``.
+    `place`, 0 … 1, moves the window from the top left to the bottom right over the part beyond
+    `size`, one number for both axes as in detectron2's ``FixedSizeCrop``.
     """
     top, left = (round(max(n - size, 0) * place) for n in (height, width))
     return top, left, min(height, size), min(width, size)
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Images of different sizes stay a list; the model pads them."""
+    """Return images of different sizes as a list; the model pads them."""
     images, targets = zip(*samples)
     return list(images), list(targets)
 
@@ -162,7 +162,7 @@ def train_loader(
     rank: int,
     world_size: int,
 ) -> DataLoader[Sample]:
-    """Batches of iterations `start` to ``SOLVER.MAX_ITER``, in parts."""
+    """Yield the batches of iterations `start` to ``SOLVER.MAX_ITER``, in parts."""
     dataset = DetectionDataset(cfg, datasets, train=True)
     batches = TrainingBatches(
         [dataset.is_wide(index) for index in range(len(dataset))],
@@ -188,9 +188,9 @@ def train_loader(
 def test_loader(
     cfg: CfgNode, dataset: CocoDataset, *, rank: int, world_size: int
 ) -> DataLoader[Sample]:
-    """Every image once, one a batch; each process its share.
+    """Yield every image once, one per batch, split over the processes.
 
-    Where there are fewer images than processes, those without one get the first: Lightning would
+    If there are fewer images than processes, those without one get the first: Lightning would
     leave a process without images out of the evaluation, and the others would wait for it.
     """
     images = DetectionDataset(cfg, [dataset], train=False)

@@ -1,4 +1,4 @@
-"""detectron2's RetinaNet head, its losses included."""
+"""detectron2's RetinaNet head, including its losses."""
 
 import math
 from collections.abc import Callable
@@ -25,10 +25,10 @@ _IOU_LOSSES = {
 
 
 class Head(nn.Module):
-    """detectron2's RetinaNet head and losses, called as torchvision's RetinaNet calls its own.
+    """detectron2's RetinaNet head and losses with the interface of torchvision's RetinaNet head.
 
     Attributes:
-        parts: that a batch comes in, one after the other.
+        parts: parts per batch, processed one after the other.
     """
 
     loss_normalizer: Tensor
@@ -49,14 +49,14 @@ class Head(nn.Module):
         self.gamma = retinanet.FOCAL_LOSS_GAMMA
         self.beta = retinanet.SMOOTH_L1_LOSS_BETA
         self.iou_loss = _IOU_LOSSES.get(retinanet.BBOX_REG_LOSS_TYPE)
-        # moving average of the foreground anchors of a whole batch, all processes' shares of it; a
-        # buffer, so that it is resumed
+        # moving average of the foreground anchors of a whole batch, over all processes; a buffer,
+        # so that it is resumed
         self.register_buffer("loss_normalizer", torch.tensor(100.0))
         self.parts = 1
-        self._foreground: int | Tensor = 0  # of the batch's parts so far
+        self._foreground: int | Tensor = 0  # anchors of the batch's parts so far
 
     def forward(self, features: list[Tensor]) -> dict[str, Tensor]:
-        """``cls_logits`` (N, anchors, classes) and ``bbox_regression`` (N, anchors, 4)."""
+        """Return ``cls_logits`` (N, anchors, classes) and ``bbox_regression`` (N, anchors, 4)."""
         logits = [self.cls_score(self.cls_subnet(feature)) for feature in features]
         deltas = [self.bbox_pred(self.bbox_subnet(feature)) for feature in features]
         return {
@@ -71,14 +71,14 @@ class Head(nn.Module):
         anchors: list[Tensor],
         matched_idxs: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Sums over the batch's anchors, divided by a moving average of its foreground anchors.
+        """Return the losses' sums over a moving average of the number of foreground anchors.
 
-        With several processes each has its share of the batch, and the mean of their losses is the
+        With several processes, each has its share of the batch, and the mean of their losses is the
         batch's: training does not depend on the number of processes. (detectron2 averages in every
-        process by itself, which comes to the same after the average's first dozens of iterations.)
+        process separately, which gives the same after the average's first few dozen iterations.)
 
-        With several :attr:`parts`, the mean of their losses is the batch's but for a factor, since
-        the average moves with the whole batch: see :meth:`close_batch`.
+        With several :attr:`parts`, the mean of their losses is the batch's up to a factor, since
+        the average is updated with the whole batch: see :meth:`close_batch`.
         """
         logits, deltas = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         matched = torch.stack(matched_idxs)  # (N, A)
@@ -117,11 +117,11 @@ class Head(nn.Module):
         }
 
     def close_batch(self) -> Tensor:
-        """Move the average by the parts since the last call.
+        """Update the average with the parts since the last call.
 
         Returns:
-            What the parts' losses and gradients are to be multiplied by: they were divided by the
-            average as it was before.
+            The factor for the parts' losses and gradients, which were divided by the previous
+            average.
         """
         before = self.loss_normalizer.clone()
         self._move_normalizer()
@@ -151,5 +151,5 @@ def _conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 def _per_anchor(x: Tensor, values: int) -> Tensor:
-    """``(N, anchors of a pixel * values, H, W)`` to ``(N, H * W * anchors of a pixel, values)``."""
+    """Reshape ``(N, A * values, H, W)`` to ``(N, H * W * A, values)``, A anchors per pixel."""
     return x.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3)

@@ -1,4 +1,4 @@
-"""Where a training's metrics go: ``metrics.json`` and TensorBoard, and what ``LOGGERS`` names."""
+"""Metric loggers of a training: ``metrics.json``, TensorBoard, and those in ``LOGGERS``."""
 
 import contextlib
 import importlib.util
@@ -30,7 +30,7 @@ def check_loggers(cfg: CfgNode) -> None:
     """Refuse a logger whose package is not installed.
 
     Raises:
-        ConfigError: says how to install it.
+        ConfigError: says how to install the package.
     """
     for name in cfg.LOGGERS:
         package = _PACKAGES.get(name)
@@ -40,17 +40,17 @@ def check_loggers(cfg: CfgNode) -> None:
 
 @contextlib.contextmanager
 def open_loggers(cfg: CfgNode, resume: bool) -> Iterator[list[Logger]]:
-    """The loggers of one training, which inside ``with`` have their runs in Weights & Biases and
-    MLflow.
+    """Open the loggers of one training; W&B and MLflow runs are active inside ``with``.
 
     Args:
-        resume: those runs go on, and ``metrics.csv`` begins with what ``metrics.json`` has.
+        resume: continue those runs, and start ``metrics.csv`` with the contents of
+            ``metrics.json``.
 
     Raises:
-        ConfigError: a service that does not take the run.
+        ConfigError: a service does not accept the run.
     """
     own = [TensorBoardLogger(cfg.OUTPUT_DIR, name="", version=""), MetricsFile(cfg.OUTPUT_DIR)]
-    # each once, and in the process that logs alone
+    # each once, and only in the process that logs
     names = dict.fromkeys(cfg.LOGGERS) if is_first_process() else {}
     ids_path = os.path.join(cfg.OUTPUT_DIR, "loggers.json")
     ids: dict[str, str] = {}
@@ -72,7 +72,7 @@ def open_loggers(cfg: CfgNode, resume: bool) -> Iterator[list[Logger]]:
     finally:
         for logger in opened:
             if isinstance(logger, WandbLogger):
-                logger.experiment.finish()  # or the next run in this process would go on with it
+                logger.experiment.finish()  # otherwise the next run in this process continues it
 
 
 def _csv(cfg: CfgNode, run: str | None) -> CSVLogger:
@@ -84,7 +84,7 @@ def _mlflow(cfg: CfgNode, run: str | None) -> MLFlowLogger:
     return MLFlowLogger(
         os.environ.get("MLFLOW_EXPERIMENT_NAME", _PROJECT),
         os.path.basename(folder),
-        # MLflow has given up files of its own
+        # MLflow no longer supports its file store
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder}/mlflow.db",
         run_id=run,
     )
@@ -113,7 +113,7 @@ def _start(name: str, build: Callable[[CfgNode, str | None], Any], cfg: CfgNode,
         _ = logger.experiment
         if name in _PACKAGES:
             logger.log_hyperparams(yaml.safe_load(cfg.dump()))
-    except Exception as error:  # whatever a service's client raises: not logged in, no network, …
+    except Exception as error:  # any error of a service's client: not logged in, no network, …
         line = str(error).strip().splitlines()
         raise ConfigError(
             f"LOGGERS {name}: cannot start: {line[0] if line else type(error).__name__}"
@@ -122,7 +122,7 @@ def _start(name: str, build: Callable[[CfgNode, str | None], Any], cfg: CfgNode,
 
 
 def _repeat(metrics_file: str, logger: Logger) -> None:
-    """Log again what a run had logged before it was ended."""
+    """Log again what a run had logged before it was interrupted."""
     if not os.path.exists(metrics_file):
         return
     with open(metrics_file, encoding="utf-8") as file:

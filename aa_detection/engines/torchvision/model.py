@@ -1,6 +1,6 @@
-"""torchvision's RetinaNet built from detectron2's config, so that weights fit both.
+"""Build torchvision's RetinaNet from detectron2's config, so that weights fit both.
 
-Where the two differ in what a weight means (anchors, losses, strides, head), this follows
+Where the two interpret a weight differently (anchors, losses, strides, head), this follows
 detectron2's RetinaNet; everything else is torchvision's.
 """
 
@@ -24,7 +24,7 @@ _STRIDES = (8, 16, 32, 64, 128)
 
 
 def build_model(cfg: CfgNode) -> RetinaNet:
-    """The RetinaNet a config describes, with random weights.
+    """Build the config's RetinaNet with random weights.
 
     Its input is a list of ``(3, H, W)`` images with values 0 … 255 in ``INPUT.FORMAT`` order,
     already resized; its labels are 0-based.
@@ -61,10 +61,10 @@ def build_model(cfg: CfgNode) -> RetinaNet:
 
 
 class EmbeddedRetinaNet(RetinaNet):
-    """torchvision's RetinaNet, its detections suppressed before they are clipped to the image.
+    """torchvision's RetinaNet with non-maximum suppression before clipping to the image.
 
-    That is detectron2's order. torchvision clips first, and what sticks out of the image then
-    overlaps otherwise: other boxes are suppressed at its border.
+    This is detectron2's order. torchvision clips first, which changes the overlaps of boxes that
+    extend beyond the image, so it suppresses different boxes at the border.
     """
 
     def postprocess_detections(
@@ -73,7 +73,10 @@ class EmbeddedRetinaNet(RetinaNet):
         anchors: list[list[Tensor]],
         image_shapes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """Boxes, scores and labels of each image; outputs are by level, anchors by image too."""
+        """Return each image's boxes, scores and labels.
+
+        Inputs are lists by level; `anchors` has one such list per image.
+        """
         detections = []
         for i, image_shape in enumerate(image_shapes):
             levels = [
@@ -96,7 +99,7 @@ class EmbeddedRetinaNet(RetinaNet):
     def _candidates(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of a level: from ``(anchors, classes)`` and twice ``(anchors, 4)``."""
+        """Select a level's best; logits ``(anchors, classes)``, the others ``(anchors, 4)``."""
         scores = logits.sigmoid().flatten()
         index = (scores > self.score_thresh).nonzero().squeeze(1)
         best, order = scores[index].topk(_topk_min(index, self.topk_candidates, 0))
@@ -107,7 +110,7 @@ class EmbeddedRetinaNet(RetinaNet):
 
 
 class Normalize(GeneralizedRCNNTransform):
-    """Normalises and pads to a multiple of 32; resizing is the dataset's."""
+    """Normalise and pad to a multiple of 32; the dataset does the resizing."""
 
     def __init__(self, mean: list[float], std: list[float]) -> None:
         super().__init__(min_size=0, max_size=0, image_mean=mean, image_std=std)
@@ -124,8 +127,8 @@ class Normalize(GeneralizedRCNNTransform):
 class FixedStrideAnchors(AnchorGenerator):
     """detectron2's anchors: not rounded, ratios innermost, strides of the pyramid's levels.
 
-    torchvision divides the padded image by the map instead, which moves the anchors of P6 and P7
-    where their strides do not divide the image.
+    torchvision instead divides the padded image size by the map size, which moves the anchors of P6
+    and P7 if their strides do not divide the image size.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What Lightning is to do with the detector: losses, optimizer, schedule, evaluation."""
+"""The LightningModule: losses, optimizer, schedule, evaluation."""
 
 import json
 import logging
@@ -42,16 +42,17 @@ class DetectionModule(LightningModule):
     """The detector and its data.
 
     Args:
-        seed: of the data's order and augmentation; a checkpoint's takes its place on resuming.
-        guard: looks at every step.
+        seed: of the data's order and augmentation; when resuming, the checkpoint's seed replaces
+            it.
+        guard: checks every step.
 
     Attributes:
-        iteration: how many are behind the weights.
-        loaded_iteration: how many were when they were loaded.
+        iteration: iterations trained.
+        loaded_iteration: iterations trained when the weights were loaded.
         results: metrics of the last evaluation by dataset name.
-        evaluated_at: the iteration it was made at, or -1.
-        loss_factor: what the losses of the last batch's parts are to be multiplied by.
-        about: what the checkpoints say about themselves.
+        evaluated_at: iteration of the last evaluation, or -1.
+        loss_factor: factor for the losses of the last batch's parts.
+        about: metadata written into the checkpoints.
     """
 
     def __init__(
@@ -77,11 +78,11 @@ class DetectionModule(LightningModule):
         self.about: About | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # averaging copies the module, and the run is not to be copied with it
+        # averaging copies the module; the copy must not hold the run
         return {**super().__getstate__(), "guard": None}
 
     def setup(self, stage: str) -> None:
-        self.seed = self.trainer.strategy.broadcast(self.seed)  # each process drew its own
+        self.seed = self.trainer.strategy.broadcast(self.seed)  # each process has drawn its own
 
     # ------------------------------------------------------------------ training
 
@@ -130,7 +131,7 @@ class DetectionModule(LightningModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if clip.CLIP_TYPE == "value":
             nn.utils.clip_grad_value_(parameters, clip.CLIP_VALUE)
-        else:  # "norm": detectron2 clips every parameter by its own
+        else:  # "norm": detectron2 clips each parameter by its own norm
             for parameter in parameters:
                 nn.utils.clip_grad_norm_(parameter, clip.CLIP_VALUE, clip.NORM_TYPE)
 
@@ -162,7 +163,7 @@ class DetectionModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         if distributed.is_initialized():
-            # batch norm's statistics: evaluate those that the first process saves
+            # evaluate with the batch norm statistics that the first process saves
             for buffer in self.model.buffers():
                 distributed.broadcast(buffer, src=0)
         self._cocos = [open_coco(dataset) for dataset in self.test_datasets]
@@ -197,15 +198,15 @@ class DetectionModule(LightningModule):
         del self._cocos, self._found
 
     def _gather(self, found: ResultsByImage) -> list[dict[str, Any]]:
-        """Every process's results, in the order of the image ids; none but in the first."""
+        """Return all processes' results by image id in the first process, nothing in the others."""
         shares: list[ResultsByImage] | None = [found]
         if distributed.is_initialized():
-            # through the CPU's memory: there may be a million
+            # through CPU memory: there may be a million
             group: Any = distributed.new_group(backend="gloo")
             shares = [{}] * distributed.get_world_size() if self.global_rank == 0 else None
             distributed.gather_object(found, shares, group=group)
             distributed.destroy_process_group(group)
-        # by image, so that one that two processes had counts once
+        # by image, so that an image evaluated by two processes counts once
         by_image = {image_id: rows for share in shares or () for image_id, rows in share.items()}
         return [row for image_id in sorted(by_image) for row in by_image[image_id]]
 
@@ -222,7 +223,7 @@ class DetectionModule(LightningModule):
         return {f"{prefix}/{metric}": value for metric, value in metrics.items()}
 
     def metrics(self) -> dict[str, float]:
-        """The last evaluation's, as ``metrics.json`` names them; none but in the first process."""
+        """Return the last evaluation's metrics as in ``metrics.json``; empty but in rank 0."""
         named: dict[str, float] = {}
         for name, metrics in self.results.items():
             named |= self._named(name, metrics)
@@ -230,7 +231,7 @@ class DetectionModule(LightningModule):
 
 
 def _class_table(metrics: dict[str, float]) -> str:
-    """AP of every class, three side by side as in detectron2's log."""
+    """Format each class's AP, three columns wide as in detectron2's log."""
     cells = [(k.removeprefix("AP-"), v) for k, v in metrics.items() if k.startswith("AP-")]
     columns = min(3, len(cells))
     rows = [sum(cells[i : i + columns], ()) for i in range(0, len(cells), columns)]
@@ -239,13 +240,13 @@ def _class_table(metrics: dict[str, float]) -> str:
 
 
 def results_file(cfg: CfgNode, dataset_name: str) -> str:
-    """Where the detections on a test dataset go; with several, each has a folder."""
+    """Return the path of a test dataset's detections; with several datasets, each has a folder."""
     folder = dataset_name if len(cfg.DATASETS.TEST) > 1 else ""
     return os.path.join(cfg.OUTPUT_DIR, "inference", folder, "coco_instances_results.json")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
-    """SGD with norms' own weight decay, as detectron2's."""
+    """Build SGD with a separate weight decay for norms, as in detectron2."""
     solver = cfg.SOLVER
     norms: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -264,7 +265,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
 
 
 def lr_multiplier(cfg: CfgNode) -> ParamScheduler:
-    """The learning rate over ``SOLVER.BASE_LR`` as a function of training's progress, 0 … 1."""
+    """Return the learning rate relative to ``SOLVER.BASE_LR`` as a function of progress, 0 … 1."""
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR":
         schedule: ParamScheduler = CosineParamScheduler(1, solver.BASE_LR_END / solver.BASE_LR)

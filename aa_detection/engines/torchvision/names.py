@@ -1,4 +1,4 @@
-"""The embedded RetinaNet's weights by detectron2's names, which its checkpoints carry."""
+"""Map the embedded RetinaNet's weights to detectron2's names, which its checkpoints use."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ _OWN_STATE = ("head.loss_normalizer",)
 
 
 def to_detectron2(model: nn.Module) -> dict[str, Tensor]:
-    """The state of :func:`.model.build_model`'s RetinaNet by detectron2's names."""
+    """Return the state of :func:`.model.build_model`'s RetinaNet under detectron2's names."""
     return {
         detectron2_name(name): tensor
         for name, tensor in model.state_dict().items()

@@ -1,4 +1,4 @@
-"""The norms that detectron2's configs name, of torch's and torchvision's make."""
+"""torch's and torchvision's implementations of the norms in detectron2's configs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,13 +8,13 @@ from torchvision.ops import FrozenBatchNorm2d
 
 
 def norm_layer(name: str, device: str) -> Callable[[int], nn.Module] | None:
-    """What makes a norm of so many channels; None for none."""
+    """Return a constructor of norms by number of channels; None for no norm."""
     return {
         "": None,
         "FrozenBN": FrozenBatchNorm2d,
         "BN": nn.BatchNorm2d,
-        # made so, not converted later: conversion would drop the hooks of attention; and there is
-        # no such norm for the CPU
+        # built directly because converting later would drop attention's hooks; SyncBN has no CPU
+        # implementation
         "SyncBN": nn.SyncBatchNorm if device.startswith("cuda") else nn.BatchNorm2d,
         "GN": partial(nn.GroupNorm, 32),
     }[name]

@@ -30,7 +30,7 @@ def load_detector(
 
 
 class TorchvisionDetector(Detector):
-    """A detector of torchvision's; what it finds is what :func:`.train.run` evaluates."""
+    """A torchvision detector; its detections are those that :func:`.train.run` evaluates."""
 
     def __init__(
         self,

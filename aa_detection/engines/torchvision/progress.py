@@ -1,4 +1,4 @@
-"""What a training run says while it goes on: the log's lines, ``metrics.json``, TensorBoard."""
+"""Progress output of a training run: log lines, ``metrics.json``, TensorBoard."""
 
 import datetime
 import json
@@ -24,17 +24,17 @@ from ...inference import BaseDetector
 from ...inference.samples import sample_pictures
 from .accumulation import ends_step
 
-PERIOD = 20  # iterations between two lines, and what the numbers in them are medians or means of
+PERIOD = 20  # iterations between two lines, and the window of their medians and means
 _EVALUATION_PERIOD = 5.0  # seconds between two lines
 _log = logging.getLogger(__name__)
 
 
 class Progress(Callback):
-    """A line in the log every 20 iterations, and every few seconds of an evaluation.
+    """Log a line every 20 iterations, and every few seconds during an evaluation.
 
-    The first is in the form of detectron2's ``CommonMetricPrinter``; the same numbers, by the same
-    names, go to the trainer's loggers. Losses are medians over the period and means over the
-    processes; times and memory are the first process's.
+    Training lines have the format of detectron2's ``CommonMetricPrinter``; the same numbers, under
+    the same names, go to the trainer's loggers. Losses are medians over the period and means over
+    the processes; times and memory are the first process's.
     """
 
     def __init__(self, max_iter: int) -> None:
@@ -42,7 +42,7 @@ class Progress(Callback):
         self.losses: deque[list[float]] = deque(maxlen=PERIOD)
         self.times = HistoryBuffer()
         self.data_times = HistoryBuffer()
-        # of the batch's parts so far
+        # losses of the batch's parts so far
         self.parts: list[Tensor] = []
         self.time = self.data_time = 0.0
 
@@ -74,7 +74,7 @@ class Progress(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self.data_time += time.perf_counter() - self.mark
-        # now: the schedule's next comes with the end
+        # read it here: at the end of the step it is the schedule's next
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
@@ -86,7 +86,7 @@ class Progress(Callback):
         batch_idx: int,
     ) -> None:
         names = ["total_loss", *(name for name in outputs if name != "loss")]
-        # Lightning has divided the first by the parts, and the others not
+        # Lightning has divided "loss" by the number of parts, but not the others
         total = outputs["loss"] * trainer.accumulate_grad_batches
         self.parts.append(torch.stack([total, *(outputs[name].detach() for name in names[1:])]))
         now = time.perf_counter()
@@ -109,10 +109,10 @@ class Progress(Callback):
             self._write(trainer, iteration, dict(zip(names, medians)))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": list(self.losses)}  # a resumed run's medians are the uninterrupted one's
+        return {"losses": list(self.losses)}  # so that a resumed run logs the same medians
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.losses.clear()  # loaded before, for the evaluation that a resumed run repeats
+        self.losses.clear()  # they were loaded for the repeated evaluation
         self.losses.extend(state_dict["losses"])
 
     def _write(self, trainer: Trainer, iteration: int, losses: dict[str, float]) -> None:
@@ -146,7 +146,7 @@ def show_samples(
     detector: BaseDetector,
     step: int,
 ) -> None:
-    """Put :func:`aa_detection.inference.samples.sample_pictures` on TensorBoard."""
+    """Log :func:`aa_detection.inference.samples.sample_pictures` to TensorBoard."""
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             for name, picture in sample_pictures(dataset, detections, detector):
@@ -154,7 +154,7 @@ def show_samples(
 
 
 def max_memory() -> int:
-    """Most bytes held so far: allocated on the GPU, or resident where there is none."""
+    """Return the peak memory in bytes: allocated on the GPU, or resident without a GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -162,7 +162,7 @@ def max_memory() -> int:
 
 
 class MetricsFile(Logger):
-    """``metrics.json`` as detectron2 writes it, an object a line."""
+    """Write ``metrics.json`` like detectron2, one object per line."""
 
     name = "metrics"
     version = ""
@@ -173,11 +173,11 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in ``config.yaml``."""
+        """Do nothing: the configuration is in ``config.yaml``."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        # NaN is no JSON
+        # NaN is not valid JSON
         clean = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"iteration": step, **clean}) + "\n")

@@ -1,4 +1,4 @@
-"""Training and COCO evaluation with Lightning's Trainer."""
+"""Train and evaluate with Lightning's Trainer and COCO evaluation."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ def run(cfg: CfgNode, options: RunOptions = RunOptions()) -> dict[str, Any]:  # 
 
 def _worker(plan: Plan) -> dict[str, Any]:
     cfg, eval_only = plan.cfg, plan.options.eval_only
-    rank_zero_only.rank = 0 if is_first_process() else 1  # Lightning's own comes with the Trainer
+    rank_zero_only.rank = 0 if is_first_process() else 1  # Lightning sets it only with the Trainer
     engine = f"torchvision {torchvision.__version__}"
     with session(plan, engine, _start_log) as stop:
         seed = cfg.SEED if cfg.SEED >= 0 else int.from_bytes(os.urandom(3), "little")
@@ -91,7 +91,7 @@ def _train(plan: Plan, module: DetectionModule) -> None:
     cfg, checkpoint = plan.cfg, plan.checkpoint
     if checkpoint is not None:
         _log.info("resuming from %s", checkpoint)
-        if is_first_process():  # take back what was written after it
+        if is_first_process():  # drop what was written after the checkpoint
             iteration = checkpoint_iteration(checkpoint)
             cut_metrics(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), iteration)
     best = best_metric(cfg)
@@ -110,7 +110,7 @@ def _train(plan: Plan, module: DetectionModule) -> None:
 def _repeat_evaluation(
     cfg: CfgNode, trainer: Trainer, module: DetectionModule, checkpoint: str
 ) -> None:
-    """The one that followed a checkpoint, if any did."""
+    """Repeat the evaluation that followed a checkpoint, if one did."""
     iteration = checkpoint_iteration(checkpoint)
     evaluated = cfg.TEST.EVAL_PERIOD and iteration % cfg.TEST.EVAL_PERIOD == 0
     if evaluated and module.test_datasets and iteration < cfg.SOLVER.MAX_ITER:
@@ -122,7 +122,7 @@ def _callbacks(cfg: CfgNode, best: BestMetric | None) -> list[Callback]:
     if best is not None:
         callbacks.append(KeepBest(best))
     if cfg.SOLVER.EMA.DECAY:
-        # after those that look at an evaluation, before the one that saves a step
+        # after the callbacks that read an evaluation, before the one that saves a step
         callbacks.append(Averaging(decay=cfg.SOLVER.EMA.DECAY))
     return [*callbacks, Checkpoints()]
 
@@ -130,7 +130,8 @@ def _callbacks(cfg: CfgNode, best: BestMetric | None) -> list[Callback]:
 def _trainer(
     cfg: CfgNode, callbacks: list[Callback], loggers: list[Logger], processes: Processes
 ) -> Trainer:
-    # TrainingBatches starts where it must by itself; the rest is the user's choice or Lightning's
+    # TrainingBatches resumes by itself; the other warnings are about the user's or Lightning's
+    # choices
     for warning in (
         "dataloader is not resumable",
         "not have many workers",
@@ -141,7 +142,7 @@ def _trainer(
     ):
         warnings.filterwarnings("ignore", f".*{warning}.*")
     cuda, parts = cfg.MODEL.DEVICE.startswith("cuda"), cfg.SOLVER.GRAD_ACCUM_STEPS
-    # named, because Lightning would take a lone process of a SLURM job for one of several
+    # explicit, because Lightning would take a lone process of a SLURM job for one of several
     environment: ClusterEnvironment = LightningEnvironment()
     strategy = "auto"
     if processes.started or processes.total > 1:
@@ -171,9 +172,9 @@ def _trainer(
 
 
 def scale_workers(cfg: CfgNode, world_size: int) -> None:
-    """Keep the images a process sees as ``SOLVER.REFERENCE_WORLD_SIZE`` has them.
+    """Keep the number of images per process as set by ``SOLVER.REFERENCE_WORLD_SIZE``.
 
-    Batch and learning rate grow with the number of processes, iterations shrink (as detectron2's
+    Batch and learning rate grow with the number of processes, iterations shrink (as in detectron2's
     ``DefaultTrainer.auto_scale_workers``). 0 scales nothing.
     """
     solver = cfg.SOLVER
@@ -201,8 +202,8 @@ def _results(module: DetectionModule) -> dict[str, Any]:
 
 
 def _start_log(output_dir: str) -> None:
-    """``log.txt`` and the terminal, from the first process."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # says what the log says
+    """Log to ``log.txt`` and the terminal from the first process."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # repeats this project's log
     logger = logging.getLogger("aa_detection")
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)

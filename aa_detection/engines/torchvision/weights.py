@@ -1,4 +1,4 @@
-"""A trained detector, for whoever runs or exports it."""
+"""Load trained detectors for inference and export."""
 
 from fvcore.common.config import CfgNode
 from torchvision.models.detection import RetinaNet

@@ -1,5 +1,5 @@
-"""What the operator, detectors with it and looking into them cost; each module measures one.
+"""Benchmarks of the operator, of detectors with it and of attention maps; one module each.
 
-Each has its default ``SIZES``; ``measure``, which yields rows of figures size by size; and
-``table``, which makes text of them. Every case runs in a process of its own.
+Each module has default ``SIZES``; ``measure``, which yields rows of figures size by size; and
+``table``, which formats them as text. Every case runs in its own process.
 """

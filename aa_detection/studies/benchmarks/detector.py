@@ -18,7 +18,7 @@ SIZES = ((320, 320), (640, 640), (800, 1344))
 
 
 def random_detector(kind: str, device: str, *overrides: str) -> tuple[CfgNode, "RetinaNet"]:
-    """``(cfg, model)`` of the embedded engine."""
+    """Build ``(cfg, model)`` on the embedded engine."""
     from ...engines.torchvision.config import load_config
     from ...engines.torchvision.model import build_model
 
@@ -26,13 +26,13 @@ def random_detector(kind: str, device: str, *overrides: str) -> tuple[CfgNode, "
     cfg = load_config(CONFIGS[kind], ["MODEL.WEIGHTS", "", *overrides])
     model = build_model(cfg).to(device)
     for name, module in model.named_modules():
-        if name.endswith("bn3"):  # random weights under frozen statistics would overflow
+        if name.endswith("bn3"):  # random weights with frozen statistics would overflow
             nn.init.constant_(module.weight, 0.2)
     return cfg, model
 
 
 def model_case(kind: str, height: int, width: int, batch: int, device: str) -> Case:
-    """Inference (False) or a training step (True) of a RetinaNet with random weights."""
+    """Return a case: inference (False) or a training step (True) of a random RetinaNet."""
     cfg, model = random_detector(kind, device)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-6)
     images = [255 * torch.rand(3, height, width, device=device) for _ in range(batch)]
@@ -58,7 +58,7 @@ def model_case(kind: str, height: int, width: int, batch: int, device: str) -> C
 
 
 def measure(sizes: Sequence[tuple[int, int]], *, batch: int, device: str) -> Iterator[list[Row]]:
-    """For every size of image, a row for each detector."""
+    """Yield, for every image size, a row for each detector."""
     for height, width in sizes:
         problem = height, width, batch, device
         times = in_fresh_process(times_of, *problem)
@@ -70,20 +70,20 @@ def measure(sizes: Sequence[tuple[int, int]], *, batch: int, device: str) -> Ite
 
 
 def times_of(height: int, width: int, batch: int, device: str) -> dict[str, dict[str, float]]:
-    """Milliseconds of each detector."""
+    """Measure milliseconds of each detector."""
     problem = height, width, batch, device
     return take_turns({name: model_case(name, *problem) for name in CONFIGS}, device)
 
 
 def memory_of(name: str, height: int, width: int, batch: int, device: str) -> dict[str, float]:
-    """Peak megabytes of one detector."""
+    """Measure peak megabytes of one detector."""
     for training in (False, True):
-        model_case(name, 64, 64, batch, device)(training)  # what PyTorch allocates once
+        model_case(name, 64, 64, batch, device)(training)  # warm up PyTorch's one-time allocations
     return peak_memory(model_case(name, height, width, batch, device), device)
 
 
 def table(rows: list[Row]) -> str:
-    """The figures as text, size by size."""
+    """Format the figures as text, size by size."""
     columns = {
         "inference, ms": "forward_ms",
         "training step, ms": "forward_backward_ms",

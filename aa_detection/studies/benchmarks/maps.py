@@ -1,4 +1,4 @@
-"""Attention maps of 20 points of a picture, as they are drawn."""
+"""Cost of drawing the attention maps of 20 points of a picture."""
 
 import gc
 import io
@@ -29,8 +29,7 @@ Step = Callable[[], Any]
 def maps_steps(
     height: int, width: int, device: str
 ) -> tuple[Step, dict[str, Step], dict[str, Any]]:
-    """Plain inference; what visualising the attention of 20 points does, step by step; and where
-    the steps leave what they make."""
+    """Return plain inference, the steps of visualising 20 points' attention, and their results."""
     from ...engines.torchvision.predict import TorchvisionDetector
     from ...inference import look
     from ...visualization.attention_figure import attention_figure
@@ -64,7 +63,7 @@ def maps_steps(
 
 
 def measure(sizes: Sequence[tuple[int, int]], *, device: str) -> Iterator[list[Row]]:
-    """For every size of image, a row."""
+    """Yield a row for every image size."""
     for height, width in sizes:
         row: Row = {"name": "AA-RetinaNet-R50", "height": height, "width": width}
         row |= in_fresh_process(times_of, height, width, device)
@@ -74,7 +73,7 @@ def measure(sizes: Sequence[tuple[int, int]], *, device: str) -> Iterator[list[R
 
 
 def times_of(height: int, width: int, device: str) -> dict[str, float]:
-    """Milliseconds of each step, and the size of the page."""
+    """Measure milliseconds of each step, and the size of the page."""
     inference, steps, seen = maps_steps(height, width, device)
     seconds = defaultdict(list)
     for _ in range(MIN_TURNS):
@@ -85,7 +84,7 @@ def times_of(height: int, width: int, device: str) -> dict[str, float]:
 
 
 def memory_of(what: str, height: int, width: int, device: str) -> dict[str, float]:
-    """The peak of plain inference, with the maps, or with the figures and the page as well."""
+    """Measure the peak of plain inference, with the maps, or also with the figures and the page."""
 
     def case(size: tuple[int, int]) -> Case:
         inference, steps, _ = maps_steps(*size, device)
@@ -96,13 +95,13 @@ def memory_of(what: str, height: int, width: int, device: str) -> dict[str, floa
         }[what]
         return without_gradients(lambda: [step() for step in chosen])
 
-    case((64, 64))(False)  # what PyTorch allocates once
-    gc.collect()  # the small detector: what is freed later would be taken off the peak
+    case((64, 64))(False)  # warm up PyTorch's one-time allocations
+    gc.collect()  # free the small detector now: freed later, it would be subtracted from the peak
     return {f"{what}_mb": peak_memory(case((height, width)), device)["forward_mb"]}
 
 
 def table(rows: list[Row]) -> str:
-    """The figures as text, size by size."""
+    """Format the figures as text, size by size."""
     lines = [
         f"{QUERIES} points in one image, all heads of all layers; milliseconds, and peak megabytes",
         "over the model's, in brackets times plain inference's.",

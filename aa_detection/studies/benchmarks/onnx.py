@@ -15,14 +15,14 @@ SIZES = ((640, 640), (800, 1344))
 
 
 def measure(sizes: Sequence[tuple[int, int]], *, batch: int) -> Iterator[list[Row]]:
-    """For every size of image, a row for each detector's backbone."""
+    """Yield, for every image size, a row for each detector's backbone."""
     for height, width in sizes:
         times = in_fresh_process(times_of, height, width, batch)
         yield [{"name": name, "height": height, "width": width, **times[name]} for name in CONFIGS]
 
 
 def times_of(height: int, width: int, batch: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of each backbone, as PyTorch runs it and as onnxruntime runs its file."""
+    """Measure milliseconds of each backbone in PyTorch and in onnxruntime."""
     from ...export.formats import FORMATS
     from ...export.graph import geometry, trace
 
@@ -46,7 +46,7 @@ def times_of(height: int, width: int, batch: int) -> dict[str, dict[str, float]]
 
 
 def table(rows: list[Row]) -> str:
-    """The figures as text, size by size."""
+    """Format the figures as text, size by size."""
     lines = [
         "Backbone and pyramid, random weights. Milliseconds, in brackets times RetinaNet-R50's.",
         "",

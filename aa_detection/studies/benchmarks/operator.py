@@ -1,4 +1,4 @@
-"""The attention operator: every backend, plain attention as the floor, and timm's layer."""
+"""Benchmark of the operator: every backend, plain attention as the floor, and timm's layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +18,9 @@ HEADS = 8
 DEPTHS = ((7, 3), (20, 3))
 FLOOR = "plain attention"
 TIMM, AUTO_LAYER, FLEX = "timm BottleneckAttn", "auto as such a layer", "FlexAttention"
-# these hold all logits several times over, 9 GB a copy at 100x168
+# these store all logits several times, 9 GB a copy at 100x168
 MATERIALISES, MOST_TOKENS = ("dense", TIMM), 5000
-# and this takes minutes there on a CPU, whose fused attention is no faster for wide channels
+# takes minutes at these sizes on a CPU, whose fused attention is no faster for wide channels
 SLOW_ON_CPU = "folded"
 LOGITS_STD = (1, 10, 30, 100)
 SIZES = ((10, 10), (20, 20), (25, 42), (40, 40), (50, 84), (100, 168))
@@ -36,7 +36,7 @@ def attention_case(
     device: str,
     dtype: torch.dtype,
 ) -> Case:
-    """`name` at one size, with random inputs that give logits of standard deviation `std`."""
+    """Return `name` at one size, with random inputs whose logits have standard deviation `std`."""
     key_depth, value_depth = depths
     torch.manual_seed(0)
     make: dict[str, Any] = {"device": device, "dtype": dtype, "requires_grad": True}
@@ -49,7 +49,7 @@ def attention_case(
     q = q.to(dtype).requires_grad_()
     k = torch.randn(batch, HEADS, height, width, key_depth, **make)
     if name == FLOOR:
-        # as wide as q and k, or PyTorch does not take its fused kernel
+        # as wide as q and k; otherwise PyTorch does not use its fused kernel
         v = torch.randn(batch, HEADS, height * width, key_depth, **make)
         q, k = (x.detach().flatten(2, 3).requires_grad_() for x in (q, k))
         return differentiable(F.scaled_dot_product_attention, q, k, v)
@@ -66,7 +66,7 @@ def attention_case(
 
 
 def differentiable(function: Callable[..., Tensor], *inputs: Tensor) -> Case:
-    """A case that computes a function, and the gradients of its inputs where they are asked for."""
+    """Return a case that computes a function, and on request the gradients of its inputs."""
 
     def case(backward: bool) -> None:
         if backward:
@@ -80,7 +80,7 @@ def differentiable(function: Callable[..., Tensor], *inputs: Tensor) -> Case:
 
 
 def layer_case(name: str, x: Tensor, depths: tuple[int, int]) -> Case:
-    """A layer on 64 channels with its 1x1 convolution for q, k and v."""
+    """Return a layer on 64 channels with its 1x1 convolution for q, k and v."""
     channels, height, width = x.shape[1:]
     options: dict[str, Any] = {"device": x.device, "dtype": x.dtype}
     if name == TIMM:
@@ -97,7 +97,7 @@ def layer_case(name: str, x: Tensor, depths: tuple[int, int]) -> Case:
 
 
 class AutoLayer(nn.Module):
-    """What timm's layer computes, on any size of map."""
+    """The computation of timm's layer on our operator, for maps of any size."""
 
     def __init__(
         self, channels: int, max_h: int, max_w: int, key_depth: int, value_depth: int
@@ -116,10 +116,10 @@ class AutoLayer(nn.Module):
 
 
 def flex_attention() -> Callable[..., Tensor]:
-    """PyTorch's compiled attention with the position terms added to its logits."""
+    """Return PyTorch's compiled attention with the position terms added to its logits."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Any: in some releases its type includes what it returns beside the output when asked to
+    # Any: in some releases the return type includes optional extra outputs
     compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
 
     def attention(q: Tensor, k: Tensor, v: Tensor, rel_h: Tensor, rel_w: Tensor) -> Tensor:
@@ -149,9 +149,9 @@ def flex_attention() -> Callable[..., Tensor]:
 def measure(
     sizes: Sequence[tuple[int, int]], *, batch: int, device: str, dtype: str, busy: int
 ) -> Iterator[list[Row]]:
-    """For every size of map, a row for each depth, implementation and deviation of the logits.
+    """Yield, for every map size, a row for each depth, implementation and standard deviation.
 
-    Times are taken beside `busy` processes that spin.
+    `busy` spinning processes run while times are measured.
     """
     for height, width in sizes:
         backends = [name for name in BACKENDS if works_on(name, device)]
@@ -177,7 +177,7 @@ def measure(
 
 
 def works_on(backend: str, device: str) -> bool:
-    """Whether a backend is there on this machine and computes on this device."""
+    """Whether a backend is available on this machine and supports the device."""
     try:
         attention_case(backend, 2, 3, DEPTHS[0], 1.0, 1, device, torch.float32)(False)
     except RuntimeError:
@@ -194,7 +194,7 @@ def times_of(
     device: str,
     dtype: str,
 ) -> dict[tuple[str, float], dict[str, float]]:
-    """Milliseconds of each implementation and standard deviation."""
+    """Measure milliseconds of each implementation and standard deviation."""
     options = batch, device, getattr(torch, dtype)
     cases = {
         (name, std): attention_case(name, height, width, depths, std, *options)
@@ -212,16 +212,16 @@ def memory_of(
     device: str,
     dtype: str,
 ) -> dict[str, float]:
-    """Peak megabytes of one implementation."""
+    """Measure peak megabytes of one implementation."""
     options = batch, device, getattr(torch, dtype)
     for backward in (False, True):
-        # what PyTorch allocates once
+        # warm up PyTorch's one-time allocations
         attention_case(name, 12, 12, depths, 1.0, *options)(backward)
     return peak_memory(attention_case(name, height, width, depths, 1.0, *options), device)
 
 
 def table(rows: list[Row]) -> str:
-    """The figures as text, size by size."""
+    """Format the figures as text, size by size."""
     lines = [
         f"{HEADS} heads; d: key and value channels a head.",
         "Milliseconds and, in brackets, times plain attention (SDPA without positions) of the same",
@@ -258,7 +258,7 @@ def table(rows: list[Row]) -> str:
 
 
 def by_problem(rows: list[Row]) -> list[list[Row]]:
-    """The rows of one size and one pair of depths together."""
+    """Group the rows by size and depths."""
     return [
         [row for row in group if (row["key_depth"], row["value_depth"]) == depths]
         for group in by_size(rows)
@@ -267,14 +267,14 @@ def by_problem(rows: list[Row]) -> list[list[Row]]:
 
 
 def depths_of(row: Row) -> str:
-    """As the table shows them."""
+    """Format the depths as in the table."""
     return f"{row['key_depth']}, {row['value_depth']}"
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Time and memory, forward and backward, against the number of tokens, both logarithmic.
+    """Plot time and memory, forward and backward, against the number of tokens, on log axes.
 
-    Of the last pair of depths.
+    Plots the last pair of depths.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""AA-RetinaNet's inference in bfloat16 and INT8 on the CPU, and its errors."""
+"""Speed and errors of AA-RetinaNet's inference in bfloat16 and INT8 on the CPU."""
 
 import copy
 import tempfile
@@ -21,13 +21,13 @@ EXACT, BFLOAT16 = "float32, PyTorch", "bfloat16, PyTorch"
 
 
 def measure(sizes: Sequence[tuple[int, int]], *, batch: int) -> Iterator[list[Row]]:
-    """For every size of image, a row for each precision of each part."""
+    """Yield, for every image size, a row for each precision of each part."""
     for height, width in sizes:
         yield in_fresh_process(rows_of, height, width, batch)
 
 
 def rows_of(height: int, width: int, batch: int) -> list[Row]:
-    """Rows of the backbone and pyramid, with errors against float32, and of the whole detector."""
+    """Measure the backbone with pyramid, with errors against float32, and the whole detector."""
     from ...engines.torchvision.predict import TorchvisionDetector
     from ...export.check import padded_batch
 
@@ -39,7 +39,7 @@ def rows_of(height: int, width: int, batch: int) -> list[Row]:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
-    with torch.no_grad():  # the norms take the statistics of these images
+    with torch.no_grad():  # give the norms the statistics of these images
         model.backbone.train()(padded_batch(2, 320, 448, *pixels))
     model.eval()
 
@@ -69,7 +69,7 @@ def rows_of(height: int, width: int, batch: int) -> list[Row]:
 def in_precisions(
     backbone: nn.Module, pixels: tuple[Sequence[float], Sequence[float]], folder: Path
 ) -> dict[str, Callable[[Tensor], dict[str, Tensor]]]:
-    """Functions of a normalised batch, by name; `folder` is where the ONNX files go."""
+    """Return functions of a normalised batch, by name; ONNX files go to `folder`."""
     from onnxruntime import quantization
 
     from ...export.check import padded_batch
@@ -85,7 +85,7 @@ def in_precisions(
         return network
 
     class Images(quantization.CalibrationDataReader):
-        """What the ranges of activations are taken from."""
+        """The calibration data for the ranges of activations."""
 
         def __init__(self) -> None:
             sizes = ((640, 640), (480, 640))
@@ -98,7 +98,7 @@ def in_precisions(
     onnx = FORMATS["onnx"]
     exact, dynamic, static = (folder / f"{name}.onnx" for name in ("exact", "dynamic", "static"))
     onnx.write(trace(backbone, onnx.attention, geometry(backbone)), {}, exact)
-    # onnxruntime's convolutions of other types, its defaults among them, take far longer on x86
+    # onnxruntime's convolutions with other types, including the defaults, are far slower on x86
     types = quantization.QuantType
     quantization.quantize_dynamic(exact, dynamic, weight_type=types.QUInt8)
     quantization.quantize_static(
@@ -120,7 +120,7 @@ def in_precisions(
 
 
 def relative_error(features: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Root mean square of the difference over that of the map; the worst map's."""
+    """Return the RMS of the difference relative to the RMS of the map, for the worst map."""
     return max(
         ((features[name].float() - x).square().mean() / x.square().mean()).sqrt().item()
         for name, x in expected.items()
@@ -128,7 +128,7 @@ def relative_error(features: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 
 def table(rows: list[Row]) -> str:
-    """The figures as text, size by size."""
+    """Format the figures as text, size by size."""
     lines = [
         "AA-RetinaNet-R50, random weights. Milliseconds, in brackets times PyTorch's float32;",
         "error: root mean square over that of the map, the worst map's.",

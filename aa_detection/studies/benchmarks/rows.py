@@ -1,13 +1,13 @@
-"""Rows of figures, by the size of the map or image that they were measured on."""
+"""Rows of figures, grouped by the map or image size."""
 
 from collections import defaultdict
 from typing import Any
 
-Row = dict[str, Any]  # "height", "width", and what was measured by its name
+Row = dict[str, Any]  # "height", "width", and the measured figures by name
 
 
 def by_size(rows: list[Row]) -> list[list[Row]]:
-    """The rows of one size together, in the order of the sizes' first."""
+    """Group the rows by size, in order of first appearance."""
     groups = defaultdict(list)
     for row in rows:
         groups[row["height"], row["width"]].append(row)
@@ -15,5 +15,5 @@ def by_size(rows: list[Row]) -> list[list[Row]]:
 
 
 def map_size(row: Row) -> str:
-    """As ``--sizes`` takes it, such as 40x40."""
+    """Format the size as ``--sizes`` takes it, such as 40x40."""
     return f"{row['height']}x{row['width']}"

@@ -1,4 +1,4 @@
-"""What a machine with a GPU is asked once: is all of it right, how fast is it, what does it hold.
+"""The GPU check: correctness, speed and memory on a machine with a GPU.
 
 Each module is a section of ``tools/check_cuda.py``: a function of a ``Plan``, the device and a
 ``Clock`` that returns a ``Section``.

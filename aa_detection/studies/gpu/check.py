@@ -1,4 +1,4 @@
-"""The whole check: its sections one after the other, a folder of files, and what passed."""
+"""Run all sections of the GPU check, write their files and a summary."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ from .plan import Plan
 from .section import Clock, Section
 from .training import training
 
-# with the share of the time by which each has ended: a section has what those before it left
+# the fraction of the time by which each must have ended: a section gets what earlier ones left
 SECTIONS: dict[Callable[[Plan, str, Clock], Section], float] = {
     correctness: 0.28,
     operator: 0.6,
@@ -34,13 +34,13 @@ def check(
     """Run everything and write ``<section>.json`` and ``.txt``, ``summary.json`` and ``.txt``.
 
     Args:
-        output: the folder, made if it is not there. What is in it of these files is replaced,
-            section by section.
+        output: the folder, created if missing. Existing files of these names are replaced, section
+            by section.
         device: "cuda", or "cpu" for tests.
-        say: takes a line of progress at a time.
+        say: called with one line of progress at a time.
 
     Returns:
-        Whether everything that was tried is right; the bars of speed do not count.
+        Whether everything that was tried is correct; speed targets do not count.
     """
     plan = plan or Plan()
     output.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def check(
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The machine, in the order of a title."""
+    """Describe the machine, in the order of a title."""
     found: dict[str, Any] = {"device": "CPU"}
     if device != "cpu":
         properties = torch.cuda.get_device_properties(0)
@@ -91,7 +91,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def folder_name(device_name: str) -> str:
-    """Of a GPU, as a folder is called: ``nvidia-h100-80gb-hbm3``."""
+    """Turn a GPU's name into a folder name: ``nvidia-h100-80gb-hbm3``."""
     return re.sub(r"[^a-z0-9]+", "-", device_name.lower()).strip("-")
 
 

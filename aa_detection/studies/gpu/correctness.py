@@ -1,4 +1,4 @@
-"""Every backend against the exact result in float64, gradients and padding included."""
+"""Compare every backend with the exact result in float64, gradients and padding included."""
 
 import gc
 
@@ -10,15 +10,15 @@ from .plan import Plan, Size
 from .section import Clock, Section, dtype_name, first_line
 
 BACKENDS = ("dense", "blocked", "folded", "fused", "auto")
-# of the largest number of the exact output or gradient, for the same rounded inputs
+# relative to the largest value of the exact output or gradient, for the same rounded inputs
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2**-7, torch.bfloat16: 2**-4}
 HEADS, KEY_DEPTH, VALUE_DEPTH = 2, 20, 3
-DENSE_TOKENS = 2500  # above them "blocked" in float64 is the reference, and "dense" is left out
+DENSE_TOKENS = 2500  # above this, "blocked" in float64 is the reference and "dense" is left out
 NAMES = ("output", "q", "k", "v", "rel_h", "rel_w")
 
 
 def correctness(plan: Plan, device: str, clock: Clock) -> Section:
-    """A row for every backend, dtype, map and padding, with the worst error of each tensor."""
+    """Return a row for every backend, dtype, map and padding, with each tensor's worst error."""
     section = Section("correctness")
     for size in plan.checked_maps:
         for padded in (True, False):
@@ -55,7 +55,7 @@ def _check_case(
         }
         try:
             found = _results(inputs, backend, valid_size)
-        except Exception as error:  # whatever it is, the other backends are to be looked at
+        except Exception as error:  # any error: continue with the other backends
             row["error"] = first_line(error)
             section.expect(False, f"{backend}, {case}: {row['error']}")
         else:

@@ -1,4 +1,4 @@
-"""Whole detectors: inference and a training step, in time and memory, and the 16 GB recipe."""
+"""Time and memory of whole detectors: inference, training step, and the 16 GB recipe."""
 
 import gc
 
@@ -12,11 +12,11 @@ from .section import Clock, Section, first_line
 
 PLAIN, AUGMENTED = CONFIGS
 RECIPE = f"{AUGMENTED}, 16 GB recipe"
-RECIPE_MB = 16 * 1000**3 / 2**20  # of a card sold as 16 GB, all of it
+RECIPE_MB = 16 * 1000**3 / 2**20  # the whole memory of a card sold as 16 GB
 
 
 def detectors(plan: Plan, device: str, clock: Clock) -> Section:
-    """A row for each detector, size and precision, and one for the recipe's training step."""
+    """Return a row per detector, size and precision, and one for the recipe's training step."""
     section = Section("detectors")
     for size in plan.images:
         for amp in (False, True):
@@ -36,7 +36,7 @@ def _measure(section: Section, size: Size, amp: bool, plan: Plan, device: str) -
         row = rows[name] = _row(name, size, plan.detector_batch, amp)
         try:
             case = _case(name, size, plan.detector_batch, amp, device)
-            for _ in range(2):  # compiled the first time
+            for _ in range(2):  # the first time compiles
                 row |= peak_memory(case, device)
             cases[name] = case
             section.expect(True, "")
@@ -51,14 +51,14 @@ def _measure(section: Section, size: Size, amp: bool, plan: Plan, device: str) -
 
 
 def _recipe(section: Section, plan: Plan, device: str) -> Row:
-    """A training step of configs/aa_retinanet_R50_1gpu.yaml on its largest images."""
+    """Measure a training step of configs/aa_retinanet_R50_1gpu.yaml on its largest images."""
     size, batch = plan.recipe_image, plan.recipe_batch
     row = _row(RECIPE, size, batch, True)
     found = None
     try:
         case = _case(AUGMENTED, size, batch, True, device)
         row |= peak_memory(_training_only(case), device)
-        if device != "cpu":  # with the model, its gradients and the optimizer
+        if device != "cpu":  # includes the model, its gradients and the optimizer
             row["reserved_mb"] = torch.cuda.max_memory_reserved() / 2**20
             found = row["reserved_mb"] / RECIPE_MB
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The operator's time and memory: its backends, PyTorch's kernels below "folded", and the floor."""
+"""Time and memory of the operator's backends, PyTorch's kernels for "folded", and the floor."""
 
 import contextlib
 import gc
@@ -13,7 +13,7 @@ from ..timing import Case, peak_memory, take_turns
 from .plan import Plan, Size
 from .section import Clock, Section, dtype_name, first_line
 
-# key and value channels a head: those of AA-ResNet-50 on ImageNet in its fourth stage
+# key and value channels per head in the fourth stage of AA-ResNet-50 on ImageNet
 DEPTHS = (20, 3)
 # "folded" with each of PyTorch's fused kernels forced
 FORCED = {
@@ -23,13 +23,13 @@ FORCED = {
 }
 NAMES = (FLOOR, "fused", "folded", *FORCED, "dense")
 MOST_LOGITS = 2e9  # dense: 8 GB of float32 a copy
-# compiling FlexAttention takes seconds a size
+# compiling FlexAttention takes seconds per size
 FLEX_BATCH, FLEX_DTYPE = 8, torch.bfloat16
 BARS = (("fused", FLOOR, "forward_ms", 1.3), ("fused", FLOOR, "forward_backward_ms", 1.5))
 
 
 def operator(plan: Plan, device: str, clock: Clock) -> Section:
-    """A row for every backend, dtype, batch and map."""
+    """Return a row for every backend, dtype, batch and map."""
     section = Section("operator")
     for batch in plan.batches:
         for dtype in plan.timed_dtypes:
@@ -70,12 +70,12 @@ def _measure(
         }
         try:
             case = _case(name, size, batch, device, dtype)
-            for _ in range(2):  # compiled the first time
+            for _ in range(2):  # the first time compiles
                 row |= peak_memory(case, device)
             cases[name] = case
-        except Exception as error:  # no such kernel on this GPU, or no memory
+        except Exception as error:  # no such kernel on this GPU, or out of memory
             row["note"] = first_line(error)
-            # what this project wrote has to run; what PyTorch has depends on the GPU
+            # our own kernel must run; PyTorch's depend on the GPU
             section.expect(name != "fused", f"{name}, {problem}: {row['note']}")
         _free(device)
     for name, times in take_turns(cases, device, enough_s=plan.case_seconds).items():
@@ -91,7 +91,7 @@ def _case(name: str, size: Size, batch: int, device: str, dtype: torch.dtype) ->
     )
 
     def run(backward: bool) -> None:
-        # FlexAttention is measured forward alone
+        # FlexAttention is measured in the forward pass only
         with sdpa_kernel(kernel) if kernel else contextlib.nullcontext():
             case(backward and name != FLEX)
 
@@ -105,7 +105,7 @@ def _free(device: str) -> None:
 
 
 def _compare(section: Section, plan: Plan) -> None:
-    """The project's bars: at the first batch, dtype and map of the plan."""
+    """Check the project's speed targets at the plan's first batch, dtype and map."""
     rows: dict[str, Row] = {
         row["name"]: row
         for row in section.rows

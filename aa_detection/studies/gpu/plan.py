@@ -1,4 +1,4 @@
-"""What is run, and at what sizes."""
+"""The cases and sizes of the GPU check."""
 
 from dataclasses import dataclass
 
@@ -9,26 +9,26 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """The default is for one GPU and under eight minutes; tests take a plan of toy sizes.
+    """Cases of the check. The default takes one GPU under eight minutes; tests use toy sizes.
 
-    What is listed first is done first, and is what the project's bars are for.
+    Entries listed first run first, and the project's speed targets apply to them.
 
     Args:
-        checked_maps: on which backends are compared with the exact result, in pixels.
-        timed_maps: on which they are timed.
-        dtypes: in which they are compared.
-        timed_dtypes: in which they are timed.
-        batches: images at a time, where backends are timed.
-        images: on which detectors are timed.
-        detector_batch: images at a time there.
-        recipe_batch, recipe_image: of ``configs/aa_retinanet_R50_1gpu.yaml``, its images padded to
-            a multiple of 32.
+        checked_maps: map sizes in pixels on which backends are compared with the exact result.
+        timed_maps: map sizes on which backends are timed.
+        dtypes: dtypes of the comparison.
+        timed_dtypes: dtypes of the timing.
+        batches: batch sizes for timing backends.
+        images: image sizes for timing detectors.
+        detector_batch: batch size for timing detectors.
+        recipe_batch, recipe_image: those of ``configs/aa_retinanet_R50_1gpu.yaml``, its images
+            padded to a multiple of 32.
         training: config keys of the short trainings, on top of the sample dataset's detector.
-        dataset: images to draw for them, for training and for evaluation.
-        iterations: after so many the first training ends, and after twice as many the resumed one.
-        engine: that trains.
-        seconds: that the whole may take, its last step not counted.
-        case_seconds: of repetitions of what is timed side by side.
+        dataset: number of images to draw for them, for training and for evaluation.
+        iterations: length of the first training; the resumed one ends after twice as many.
+        engine: engine of the trainings.
+        seconds: time limit of the whole check, excluding its last step.
+        case_seconds: time limit for repetitions of cases that are timed side by side.
     """
 
     checked_maps: tuple[Size, ...] = ((20, 20), (25, 42), (40, 40), (50, 84), (100, 168))

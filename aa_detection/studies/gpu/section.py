@@ -1,4 +1,4 @@
-"""What a part of the check leaves behind, and how long it may take."""
+"""The result of one section of the check, and its time limit."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,16 +9,16 @@ from ..benchmarks.rows import Row
 
 @dataclass
 class Section:
-    """Rows of figures, the same as text, and what of them is wrong.
+    """Rows of figures, their text, and what is wrong with them.
 
     Attributes:
-        name: of its files.
-        rows: what was measured.
-        text: a table of it.
-        checks: how many things had to hold.
-        failures: a line for each that did not.
-        left_out: a line for each that there was no time for.
-        bars: figures that the project set itself, and whether they are met.
+        name: name of its files.
+        rows: the measurements.
+        text: a table of them.
+        checks: number of conditions checked.
+        failures: one line for each failed condition.
+        left_out: one line for each case skipped for lack of time.
+        bars: the project's own targets, and whether they are met.
     """
 
     name: str
@@ -30,33 +30,33 @@ class Section:
     bars: list[dict[str, Any]] = field(default_factory=list)
 
     def expect(self, right: bool, failure: str) -> None:
-        """One more thing that has to hold, and what to say if it does not."""
+        """Record a condition, with a message for its failure."""
         self.checks += 1
         if not right:
             self.failures.append(failure)
 
     def bar(self, what: str, found: float | None, most: float) -> None:
-        """A ratio that should not exceed a number; None where it was not measured."""
+        """Record a target: a ratio that should not exceed `most`; None if not measured."""
         self.bars.append({"what": what, "found": found, "most": most})
 
 
 class Clock:
-    """Of one part: how many seconds it has left."""
+    """The time that a section has left."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     @property
     def left(self) -> float:
-        """Seconds, never negative."""
+        """Return the seconds left, never negative."""
         return max(0.0, self._end - time.monotonic())
 
 
 def dtype_name(dtype: Any) -> str:
-    """``float32`` of ``torch.float32``."""
+    """Return ``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in a line of at most 160 characters, its class where it says nothing."""
+    """Return one line of an error's message, at most 160 characters, or its class."""
     return (str(error).strip() or type(error).__name__).partition("\n")[0][:160]

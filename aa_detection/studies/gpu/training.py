@@ -1,4 +1,4 @@
-"""Short trainings as a user starts them: in half precision, resumed, and in a process group."""
+"""Short trainings through the command line: half precision, resumed, in a process group."""
 
 import json
 import math
@@ -21,7 +21,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
 def training(plan: Plan, device: str, clock: Clock) -> Section:
-    """A row for each: a training with AMP, the same resumed, one with SyncBN under torchrun."""
+    """Return rows for a training with AMP, its resumption, and one with SyncBN under torchrun."""
     section = Section("training")
     with tempfile.TemporaryDirectory(prefix="aa_detection_") as name:
         folder = Path(name)
@@ -84,7 +84,7 @@ def _run(
     clock: Clock,
     prefix: tuple[str, ...] = ("-m",),
 ) -> str | None:
-    """Run a command of the package; why it failed, or None. Its row goes into the section."""
+    """Run a command of the package and add its row; return why it failed, or None."""
     row: Row = {"name": name, "command": " ".join(["aa-detection", *words])}
     section.rows.append(row)
     if not clock.left:
@@ -103,7 +103,7 @@ def _run(
     ) as process:
         try:
             printed, _ = process.communicate(timeout=clock.left)
-        except BaseException as error:  # the time is over, or Ctrl-C: with all that it started
+        except BaseException as error:  # timeout or Ctrl-C: end its whole process group
             os.killpg(process.pid, signal.SIGKILL)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
@@ -117,7 +117,7 @@ def _run(
 
 
 def _look_at_metrics(section: Section, name: str, file: Path, iterations: int) -> None:
-    """The training went on from where the first had ended, to its end, with finite losses."""
+    """Check that the training resumed where the first ended and finished with finite losses."""
     metrics = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     losses = {m["iteration"]: m["total_loss"] for m in metrics if "total_loss" in m}
     seen = [m["iteration"] for m in metrics if "total_loss" in m]

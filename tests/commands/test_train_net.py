@@ -41,9 +41,9 @@ def fail(engine_name, main, sample_root, tmp_path, capsys, monkeypatch):
     ("words", "parts"),
     [
         (["MODEL.ATTENTION.CONVV", "aa"], ["MODEL.ATTENTION.CONVV", "MODEL.ATTENTION.CONV"]),
-        (["MODEL.ATTENTION.AA.NUM_HEADS", "0"], ["MODEL.ATTENTION.AA.NUM_HEADS", "at least 1"]),
-        (["MODEL.ATTENTION.AA.VALUE_RATIO", "1.5"], ["MODEL.ATTENTION.AA.VALUE_RATIO", "0 and 1"]),
-        (["MODEL.ATTENTION.AA.VALUE_RATIO", "-1"], ["MODEL.ATTENTION.AA.VALUE_RATIO", "0 and 1"]),
+        (["MODEL.ATTENTION.AA.NUM_HEADS", "0"], ["MODEL.ATTENTION.AA.NUM_HEADS", "from 1"]),
+        (["MODEL.ATTENTION.AA.VALUE_RATIO", "1.5"], ["MODEL.ATTENTION.AA.VALUE_RATIO", "0 to 1"]),
+        (["MODEL.ATTENTION.AA.VALUE_RATIO", "-1"], ["MODEL.ATTENTION.AA.VALUE_RATIO", "0 to 1"]),
         (["MODEL.ATTENTION.STAGES", "['res9']"], ["MODEL.ATTENTION.STAGES", "'res9'"]),
         (["MODEL.ATTENTION.CONV", "ab"], ["MODEL.ATTENTION.CONV", "'ab'"]),
         (["SOLVER.MAX_ITER"], ["KEY VALUE pairs"]),

@@ -223,7 +223,7 @@ class DetectionModule(LightningModule):
         return {f"{prefix}/{metric}": value for metric, value in metrics.items()}
 
     def metrics(self) -> dict[str, float]:
-        """Return the last evaluation's metrics as in ``metrics.json``; empty but in rank 0."""
+        """Return the last evaluation's metrics as in ``metrics.json``; empty except on rank 0."""
         named: dict[str, float] = {}
         for name, metrics in self.results.items():
             named |= self._named(name, metrics)

@@ -50,6 +50,7 @@ docs/configuration
 docs/configs
 docs/datasets
 docs/weights
+docs/training
 docs/multi_machine
 docs/accidents
 docs/export

@@ -69,7 +69,7 @@ def tiny_config():
     return _config
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def datasets(tmp_path_factory):
     """Names of datasets of 1 and 7 images: of one size, so that a batch has no padding."""
     names = {}

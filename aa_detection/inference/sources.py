@@ -13,6 +13,7 @@ from ..data.images import is_stream
 
 # other files of a folder are ignored
 _IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_OPENCV_SILENT = 0  # LOG_LEVEL_SILENT
 _FFMPEG_QUIET = -8  # AV_LOG_QUIET
 _MOST_DIGITS = 9  # of a webcam's number, which must fit a C int
 _VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
@@ -88,12 +89,13 @@ class Source:
 def _capture(source: str | int) -> cv2.VideoCapture:
     """Open a capture while silencing what OpenCV and FFmpeg write to standard error."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", str(_FFMPEG_QUIET))
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    log = getattr(cv2.utils, "logging", cv2)  # where OpenCV 5 and OpenCV 4 have the functions
+    level = log.getLogLevel()
+    log.setLogLevel(_OPENCV_SILENT)
     try:
         return cv2.VideoCapture(source)
     finally:
-        cv2.utils.logging.setLogLevel(level)
+        log.setLogLevel(level)
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:

@@ -18,34 +18,12 @@ from aa_detection.config import configs_folder
 from aa_detection.data.catalog import _BUILTIN
 from aa_detection.engines import ENGINES
 
+from .tiny_dataset import SETTINGS, content
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs/sample/aa_retinanet_R18.yaml"
 
-SETTINGS = """
-MODEL:
-  FPN: {OUT_CHANNELS: 32}
-  RETINANET: {NUM_CLASSES: 2, NUM_CONVS: 1}
-INPUT: {MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}
-DATALOADER: {NUM_WORKERS: 0}
-SOLVER: {IMS_PER_BATCH: 2, MAX_ITER: 2, STEPS: [], WARMUP_ITERS: 0}
-"""
-
-CONTENT = {
-    "images": [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in (1, 2, 3, 4)],
-    "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
-    "annotations": [
-        {
-            "id": 10 + i,
-            "image_id": i,
-            "category_id": (3, 7)[i % 2],
-            "bbox": [4 * i, 5, 20, 30],
-            "area": 600,
-            "iscrowd": 0,
-        }
-        for i in (1, 2, 3, 4)
-    ],
-}
-
+CONTENT = content(images=4)
 VAL_CONTENT = {
     **CONTENT,
     "images": CONTENT["images"][:1],

@@ -19,7 +19,6 @@ can be told only from the far end of the image.
 """
 
 import argparse
-import hashlib
 import signal
 import statistics
 import sys
@@ -29,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.about import sha256
 from ..comparison import compare
 from ..config import ConfigError, configs_folder, number_of_classes
 from ..data import CocoDataset, check_datasets, require_usable
@@ -149,7 +149,7 @@ class OwnData:
 
 def _digest(part: str, file: Path) -> str:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        return sha256(file)[:16]
     except OSError as error:
         key = "MODEL.WEIGHTS" if part == "weights" else f"--{part}-json"
         raise ConfigError(f"{key} {file}: {error.strerror}") from None

@@ -1,18 +1,59 @@
 """A trained detector from a run's folder or a checkpoint, on either engine."""
 
 import os
+from collections.abc import Mapping
+from typing import TypeVar
 
-from ..checkpoints import read_about, read_checkpoint
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from ..checkpoints import Checkpoint, read_about, read_checkpoint
 from ..config import ConfigError
 from ..inference import BaseDetector
+from ..inference.categories import find_categories
 from . import load_engine
+
+D = TypeVar("D", bound="Detector")
 
 
 class Detector(BaseDetector):
     """A trained detector: :meth:`load` it, then call ``predict`` and look at its ``attention``.
 
-    See :class:`aa_detection.inference.BaseDetector` for its methods.
+    See :class:`aa_detection.inference.BaseDetector` for its methods and the other arguments.
+
+    Args:
+        cfg: the preprocessing is that of its ``INPUT`` for evaluation.
     """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        categories: Mapping[int, str] | None = None,
+        *,
+        bfloat16: bool = False,
+    ) -> None:
+        super().__init__(model, categories, bfloat16=bfloat16)
+        self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        self.format = cfg.INPUT.FORMAT
+
+    @classmethod
+    def of_checkpoint(
+        cls: type[D],
+        cfg: CfgNode,
+        model: nn.Module,
+        checkpoint: Checkpoint,
+        *,
+        bfloat16: bool,
+        class_names: str | None,
+    ) -> D:
+        """Name the classes as :func:`aa_detection.inference.categories.find_categories` does.
+
+        Args:
+            model: with the weights of `checkpoint`, in evaluation mode.
+        """
+        categories = find_categories(cfg, class_names, checkpoint)
+        return cls(cfg, model, categories, bfloat16=bfloat16)
 
     @staticmethod
     def load(

@@ -172,7 +172,7 @@ def test_blocked_weights_are_never_denormal(dtype, std):
     torch.testing.assert_close(weights, (q[0] @ k).softmax(-1))
 
 
-def test_blocked_holds_one_block_of_logits():
+def test_blocked_holds_one_block_of_logits(tmp_path):
     """8 heads of 2304 pixels: 170 MB of logits in float32, several times that in dense."""
     code = """
 import resource
@@ -194,7 +194,9 @@ before = peak()
 forward_and_backward(48)
 print(peak() - before)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert float(run.stdout) < 32
 
 

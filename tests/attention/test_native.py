@@ -216,7 +216,7 @@ def test_second_derivative_is_refused(random_inputs):
 
 @built
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_does_not_wait_for_its_parents_threads():
+def test_a_forked_child_does_not_wait_for_its_parents_threads(tmp_path):
     code = """
 import os, signal
 import torch
@@ -238,11 +238,11 @@ if not child:
     os._exit(0 if same and torch.get_num_threads() == 2 else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=300)
 
 
 @built
-def test_no_thread_of_its_own():
+def test_no_thread_of_its_own(tmp_path):
     """After PyTorch's own parallel work the kernel's makes no further thread."""
     code = """
 import os
@@ -255,13 +255,15 @@ before = len(os.listdir("/proc/self/task"))
 relative_attention_2d(*(torch.randn(1, 8, 40, 40, d) for d in (8, 8, 3)), backend="native")
 print(before, len(os.listdir("/proc/self/task")))
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     before, after = map(int, run.stdout.split())
     assert before == after >= 3
 
 
 @built
-def test_memory_is_linear():
+def test_memory_is_linear(tmp_path):
     """8 heads of 2304 pixels: 170 MB of logits in float32."""
     code = """
 import torch
@@ -277,7 +279,9 @@ for size in (24, 48):
     relative_attention_2d(*inputs, backend="native").sum().backward()
 print(*sizes)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     small_forward, small_backward, forward, backward = map(float, run.stdout.split())
     assert forward < 4 * small_forward and backward < 4 * small_backward
     assert backward < 16

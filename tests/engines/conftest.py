@@ -61,6 +61,19 @@ def trained(sample_dataset, tmp_path_factory):
     return _trained
 
 
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    """``uninterrupted(engine, *overrides)``: :func:`result` of a run that nothing happens to."""
+
+    @functools.cache
+    def _uninterrupted(engine, *overrides):
+        output = tmp_path_factory.mktemp("uninterrupted")
+        engine.run(engine.load_config(AA_CONFIG, [*TINY, "OUTPUT_DIR", str(output), *overrides]))
+        return result(output)
+
+    return _uninterrupted
+
+
 @pytest.fixture
 def tiny_config():
     def _config(engine, *overrides, config=AA_CONFIG):

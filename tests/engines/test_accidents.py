@@ -14,24 +14,9 @@ from aa_detection.config import ConfigError
 from aa_detection.training.failures import RunError
 from aa_detection.training.interrupt import Interrupted
 
-from .conftest import assert_same, result
+from .conftest import assert_same
 
 STEPS = ["SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "2", "TEST.EVAL_PERIOD", "2"]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """``uninterrupted(engine, run)``: the result of the run that nothing happens to."""
-    results = {}
-
-    def _uninterrupted(engine, run):
-        if engine not in results:
-            output = tmp_path_factory.mktemp("uninterrupted")
-            run(engine, output, *STEPS)
-            results[engine] = result(output)
-        return results[engine]
-
-    return _uninterrupted
 
 
 @pytest.mark.usefixtures("at_a_terminal")
@@ -48,7 +33,7 @@ def uninterrupted(tmp_path_factory):
 def test_a_signal_leaves_a_checkpoint_and_the_run_goes_on(
     engine, run, tmp_path, uninterrupted, at_step, signum, step, training
 ):
-    expected = uninterrupted(engine, run)
+    expected = uninterrupted(engine, *STEPS)
     at_step(engine, step, lambda: os.kill(os.getpid(), signum), training)
     with pytest.raises(Interrupted, match=f"{signum.name}; --resume goes on from"):
         run(engine, tmp_path, *STEPS)
@@ -76,7 +61,7 @@ def test_out_of_memory_names_two_keys(engine, run, tmp_path, at_step):
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint(engine, run, tmp_path, uninterrupted, at_step):
-    expected = uninterrupted(engine, run)
+    expected = uninterrupted(engine, *STEPS)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     restore = partial(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
     fill = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000_000, limit[1]))

@@ -7,7 +7,7 @@ import pytest
 
 from aa_detection.training.interrupt import Interrupted
 
-from .conftest import assert_same, result
+from .conftest import assert_same
 
 # of 6 steps and evaluations after 2 and 4 and at the end
 ALL = [
@@ -21,21 +21,6 @@ ALL = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """``uninterrupted(engine, run)``: the result of the run that nothing happens to."""
-    results = {}
-
-    def _uninterrupted(engine, run):
-        if engine not in results:
-            output = tmp_path_factory.mktemp("uninterrupted")
-            run(engine, output, *ALL)
-            results[engine] = result(output)
-        return results[engine]
-
-    return _uninterrupted
-
-
 # forward passes: two of a step, four of an evaluation
 @pytest.mark.parametrize(
     ("count", "training"),
@@ -45,7 +30,7 @@ def uninterrupted(tmp_path_factory):
 def test_an_ended_run_is_the_uninterrupted_one(
     engine, run, tmp_path, uninterrupted, at_step, count, training
 ):
-    expected = uninterrupted(engine, run)
+    expected = uninterrupted(engine, *ALL)
     at_step(engine, count, lambda: os.kill(os.getpid(), signal.SIGTERM), training)
     with pytest.raises(Interrupted, match="SIGTERM; --resume goes on from"):
         run(engine, tmp_path, *ALL)

@@ -26,34 +26,12 @@ from aa_detection.engines import ENGINES, load_engine
 from aa_detection.evaluation import coco_ap
 from aa_detection.reports.runs import read_run
 
+from .. import tiny_dataset
 from .mutations import damaged, odd_json
 
 BASE = configs_folder() / "sample/aa_retinanet_R18.yaml"
-SETTINGS = f"""\
-_BASE_: {BASE}
-MODEL:
-  FPN: {{OUT_CHANNELS: 32}}
-  RETINANET: {{NUM_CLASSES: 2, NUM_CONVS: 1}}
-INPUT: {{MIN_SIZE_TRAIN: [64], MIN_SIZE_TEST: 64}}
-DATALOADER: {{NUM_WORKERS: 0}}
-SOLVER: {{IMS_PER_BATCH: 2, MAX_ITER: 2, STEPS: [], WARMUP_ITERS: 0}}
-"""
-CONTENT = {
-    "images": [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in (1, 2, 3)],
-    "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
-    "annotations": [
-        {
-            "id": 10 + i,
-            "image_id": i,
-            "category_id": (3, 7)[i % 2],
-            "bbox": [4 * i, 5, 20, 30],
-            "area": 600,
-            "iscrowd": 0,
-            "segmentation": [[4 * i, 5, 4 * i + 20, 5, 4 * i + 20, 35]],
-        }
-        for i in (1, 2, 3)
-    ],
-}
+SETTINGS = f"_BASE_: {BASE}\n{tiny_dataset.SETTINGS}"
+CONTENT = tiny_dataset.content(images=3)
 RESULTS = [
     {"image_id": i, "category_id": c, "bbox": [4 * i, 5, 20, 30], "score": 0.1 * i + 0.05 * c}
     for i in (1, 2, 3)

@@ -29,17 +29,17 @@ class KeepBest(hooks.HookBase):
     def after_step(self) -> None:
         period, done = self.trainer.cfg.TEST.EVAL_PERIOD, self.trainer.iter + 1
         if period and done % period == 0 and done < self.trainer.max_iter:  # after_train does
-            self._look(done)
+            self._check(done)
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
-            self._look(self.trainer.max_iter)
+            self._check(self.trainer.max_iter)
 
-    def _look(self, iteration: int) -> None:
+    def _check(self, iteration: int) -> None:
         results: dict[str, Any] = flatten_results_dict(self.trainer._last_eval_results or {})
         # only the first process has the metrics
         value = comm.all_gather(float(results.get(self.best.name, "nan")))[0]
         if self.best.update(iteration, value) and comm.is_main_process():
             path = os.path.join(self.checkpointer.save_dir, "model_best.pth")
-            weights, about = self.checkpointer.used.state_dict(), self.checkpointer.about
+            weights, about = self.checkpointer.saved_model.state_dict(), self.checkpointer.about
             write_trained(path, weights, iteration - 1, about)

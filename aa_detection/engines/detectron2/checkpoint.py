@@ -23,7 +23,7 @@ class AACheckpointer(DetectionCheckpointer):
         about: metadata written into its files.
 
     Attributes:
-        used: the module whose weights are saved as ``model``; differs from the model if weights are
+        saved_model: the module whose weights are saved as ``model``: the average, if weights are
             averaged.
     """
 
@@ -41,7 +41,7 @@ class AACheckpointer(DetectionCheckpointer):
         self.allow_pickle = allow_pickle
         self.allow_partial = allow_partial
         self.about = about
-        self.used = self.model
+        self.saved_model = self.model
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
@@ -52,7 +52,7 @@ class AACheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         with atomic_write(path) as file:
-            torch.save({"model": self.used.state_dict(), **states, **kwargs, **about}, file)
+            torch.save({"model": self.saved_model.state_dict(), **states, **kwargs, **about}, file)
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:

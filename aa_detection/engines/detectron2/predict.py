@@ -1,16 +1,13 @@
 """A trained detector as a function from pictures to detections."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from torch import nn
 
 from ...evaluation import Detections
-from ...inference.categories import find_categories
 from ..detector import Detector
 from .weights import load_trained
 
@@ -24,24 +21,13 @@ def load_detector(
 ) -> Detector:
     """See :meth:`aa_detection.engines.Engine.load_detector`."""
     model, checkpoint = load_trained(cfg, allow_pickle=allow_pickle)
-    categories = find_categories(cfg, class_names, checkpoint)
-    return Detectron2Detector(cfg, model, categories, bfloat16=bfloat16)
+    return Detectron2Detector.of_checkpoint(
+        cfg, model, checkpoint, bfloat16=bfloat16, class_names=class_names
+    )
 
 
 class Detectron2Detector(Detector):
     """A detector of detectron2's; its detections are those that :func:`.train.run` evaluates."""
-
-    def __init__(
-        self,
-        cfg: CfgNode,
-        model: nn.Module,
-        categories: Mapping[int, str] | None = None,
-        *,
-        bfloat16: bool = False,
-    ) -> None:
-        super().__init__(model, categories, bfloat16=bfloat16)
-        self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        self.format = cfg.INPUT.FORMAT
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         if self.edge == 0:

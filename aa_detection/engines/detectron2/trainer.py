@@ -128,7 +128,7 @@ class AATrainer(DefaultTrainer):
         self.averaging: Averaging | None = None
         if cfg.SOLVER.EMA.DECAY:
             self.averaging = Averaging(self.checkpointer.model, cfg.SOLVER.EMA.DECAY)
-            self.checkpointer.used = self.averaging.average.module
+            self.checkpointer.saved_model = self.averaging.average.module
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

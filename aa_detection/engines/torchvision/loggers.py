@@ -22,7 +22,7 @@ from ...config import ConfigError
 from ..processes import is_first_process
 from .progress import MetricsFile
 
-_PACKAGES = {"mlflow": "mlflow", "wandb": "wandb"}  # csv needs none
+_SERVICES = ("mlflow", "wandb")  # each needs the package of its name
 _PROJECT = "aa_detection"
 
 
@@ -33,9 +33,8 @@ def check_loggers(cfg: CfgNode) -> None:
         ConfigError: says how to install the package.
     """
     for name in cfg.LOGGERS:
-        package = _PACKAGES.get(name)
-        if package is not None and importlib.util.find_spec(package) is None:
-            raise ConfigError(f"LOGGERS {name}: {package} is not installed; pip install {package}")
+        if name in _SERVICES and importlib.util.find_spec(name) is None:
+            raise ConfigError(f"LOGGERS {name}: {name} is not installed; pip install {name}")
 
 
 @contextlib.contextmanager
@@ -62,7 +61,7 @@ def open_loggers(cfg: CfgNode, resume: bool) -> Iterator[list[Logger]]:
         for name in names:
             logger = _start(name, _BUILD[name], cfg, ids.get(name))
             opened.append(logger)
-            if name in _PACKAGES:
+            if name in _SERVICES:
                 ids[name] = str(logger.version if name == "wandb" else logger.run_id)
                 with atomic_write(ids_path, "w") as file:
                     json.dump(ids, file)
@@ -111,7 +110,7 @@ def _start(name: str, build: Callable[[CfgNode, str | None], Any], cfg: CfgNode,
     try:
         logger = build(cfg, run)
         _ = logger.experiment
-        if name in _PACKAGES:
+        if name in _SERVICES:
             logger.log_hyperparams(yaml.safe_load(cfg.dump()))
     except Exception as error:  # any error of a service's client: not logged in, no network, …
         line = str(error).strip().splitlines()

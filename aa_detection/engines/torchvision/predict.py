@@ -1,16 +1,12 @@
 """A trained detector as a function from pictures to detections."""
 
-from collections.abc import Mapping
-
 import numpy as np
 from fvcore.common.config import CfgNode
 from PIL import Image
 from torch import Tensor
-from torchvision.models.detection import RetinaNet
 from torchvision.transforms.v2 import functional as F
 
 from ...evaluation import Detections
-from ...inference.categories import find_categories
 from ..detector import Detector
 from .data import in_picture, shortest_edge
 from .weights import load_trained
@@ -25,24 +21,13 @@ def load_detector(
 ) -> Detector:
     """See :meth:`aa_detection.engines.Engine.load_detector`."""
     model, checkpoint = load_trained(cfg, allow_pickle=allow_pickle)
-    categories = find_categories(cfg, class_names, checkpoint)
-    return TorchvisionDetector(cfg, model, categories, bfloat16=bfloat16)
+    return TorchvisionDetector.of_checkpoint(
+        cfg, model, checkpoint, bfloat16=bfloat16, class_names=class_names
+    )
 
 
 class TorchvisionDetector(Detector):
     """A torchvision detector; its detections are those that :func:`.train.run` evaluates."""
-
-    def __init__(
-        self,
-        cfg: CfgNode,
-        model: RetinaNet,
-        categories: Mapping[int, str] | None = None,
-        *,
-        bfloat16: bool = False,
-    ) -> None:
-        super().__init__(model, categories, bfloat16=bfloat16)
-        self.edge, self.max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        self.format = cfg.INPUT.FORMAT
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         return shortest_edge(height, width, self.edge, self.max_size)

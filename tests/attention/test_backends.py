@@ -250,6 +250,8 @@ def test_auto_agrees_with_dense(random_inputs):
     ],
 )
 def test_folded_pads_v_as_far_as_a_fused_kernel_asks(device, dtype, size, expected):
+    if device == "cuda" and torch.__version__ < "2.9" and not torch.cuda.is_available():
+        pytest.skip("this torch asks for a driver to index a fake CUDA tensor")
     seen = []
 
     def attention(q, k, v, **_):

@@ -32,7 +32,8 @@ OWNED = {
     "detectron2": PACKAGE / "engines" / "detectron2",
     "lightning": PACKAGE / "engines" / "torchvision",
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+# a wheel has the configs, LazyConfigs among them, inside the package
+FILES = sorted({*PACKAGE.rglob("*.py")} - {*(PACKAGE / "configs").rglob("*.py")})
 
 
 def place(file: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Kill -9 at random moments of training, checkpoint writing and evaluation; then ``--resume``.
+"""Accidents at random moments of training, checkpoint writing and evaluation; then ``--resume``.
 
 Minutes long: ``pytest -m slow -s tests/engines/test_kills.py`` prints the rows of the table in
 docs/accidents.md. A run is a process group of its own, its data worker included.
@@ -38,9 +38,16 @@ KEYS = {
     "SOLVER.WARMUP_ITERS": 4,
     "SOLVER.CHECKPOINT_PERIOD": PERIOD,
 }
-MOMENTS = ("training", "checkpoint", "evaluation")  # what a run is at when it is killed
-KILLS = {"torchvision": 18, "detectron2": 12}
-CASES = [(engine, number) for engine, count in KILLS.items() for number in range(count)]
+ACCIDENTS = (
+    "kill -9 in training",
+    "kill -9 in a checkpoint",
+    "kill -9 in evaluation",
+    "SIGHUP",
+    "kill -9 of the data worker",
+    "two starts at once, kill -9",
+)
+COUNTS = {"torchvision": 18, "detectron2": 12}
+CASES = [(engine, number) for engine, count in COUNTS.items() for number in range(count)]
 TIMINGS = {"time", "data_time", "rank_data_time", "eta_seconds"}
 
 
@@ -78,6 +85,17 @@ class Run:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         return running
+
+    def worker(self) -> int:
+        """Process id of the data worker, a fork of the run; 0 if there is none."""
+        own = Path(f"/proc/{self.process.pid}")
+        try:
+            children = (own / f"task/{own.name}/children").read_text().split()
+            command = (own / "cmdline").read_bytes()
+            forks = [p for p in children if Path(f"/proc/{p}/cmdline").read_bytes() == command]
+            return int(forks[0]) if forks else 0
+        except OSError:  # one of them has just ended
+            return 0
 
     def wait_until(self, happened) -> None:
         while self.process.poll() is None and not happened():
@@ -139,22 +157,28 @@ def uninterrupted(tmp_path_factory):
     return _uninterrupted
 
 
+@pytest.mark.usefixtures("at_a_terminal")
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "number"), CASES)
-def test_a_killed_run_ends_as_if_nothing_had_happened(
+def test_a_run_resumed_after_an_accident_ends_as_if_nothing_had_happened(
     engine, number, uninterrupted, tmp_path, request
 ):
     expected = uninterrupted(engine)
     draw = random.Random(f"{engine} {number}")
-    moment = MOMENTS[number % len(MOMENTS)]
+    accident = ACCIDENTS[number % len(ACCIDENTS)]
     run = Run(engine, tmp_path / "run")
     request.addfinalizer(run.kill)
     run.start()
-    if moment == "training":
-        after = draw.randint(0, MAX_ITER // PERIOD - 1)
-        run.wait_until(lambda: run.iterations() >= after * PERIOD and run.output.exists())
-        time.sleep(draw.uniform(0, 0.5))
-    elif moment == "checkpoint":
+    if accident.startswith("two starts"):
+        rival = Run(engine, run.output)
+        request.addfinalizer(rival.kill)
+        rival.start()
+        while run.process.poll() is None and rival.process.poll() is None:
+            time.sleep(0.01)
+        refused, run = (run, rival) if run.process.poll() is not None else (rival, run)
+        assert refused.process.returncode == 2
+        assert f"process {run.process.pid}" in Path(f"{run.output}.out").read_text()
+    if accident.endswith("checkpoint"):
         after = draw.randint(0, MAX_ITER // PERIOD - 2)
         run.wait_until(
             lambda: (
@@ -162,11 +186,32 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
                 and any(path.stat().st_size for path in run.unfinished() if path.exists())
             )
         )
-    else:
+    elif accident.endswith("evaluation"):
         count = draw.randint(1, MAX_ITER // EVAL_PERIOD)
         run.wait_until(lambda: run.evaluations() >= count)
         time.sleep(draw.uniform(0, 0.2))
-    killed = run.kill()
+    else:
+        after = draw.randint(0, MAX_ITER // PERIOD - 1)
+        run.wait_until(lambda: run.iterations() >= after * PERIOD and run.output.exists())
+        time.sleep(draw.uniform(0, 0.5))
+    happened = run.process.poll() is None
+    if not happened:
+        pass
+    elif accident == "SIGHUP":
+        os.killpg(run.process.pid, signal.SIGHUP)
+        status = run.process.wait(timeout=60)
+        assert status in (0, 128 + signal.SIGHUP)
+        happened = status != 0
+    elif accident.endswith("worker"):
+        workers = []
+        run.wait_until(lambda: workers.append(run.worker()) or workers[-1])
+        if workers[-1]:
+            os.kill(workers[-1], signal.SIGKILL)
+        status = run.process.wait(timeout=60)
+        assert status in (0, 1)
+        happened = status != 0
+    else:
+        happened = run.kill()
     torn = sum(path.stat().st_size for path in run.unfinished() if path.is_file())
     resumable = run.iterations()
     run.start("--resume")
@@ -175,8 +220,8 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
     assert not run.unfinished()
     ap = [line["bbox/AP"] for line in result[0] if "bbox/AP" in line][-1]
     print(
-        f"\n| {engine} | {number + 1} | {moment if killed else 'after the end'} | {resumable} "
-        f"| {torn / 1e6:.1f} | {ap:.10f} "
+        f"\n| {engine} | {number + 1} | {accident if happened else 'none before the end'} "
+        f"| {resumable} | {torn / 1e6:.1f} | {ap:.10f} "
         f"| {' | '.join('equal' if a == b else 'DIFFERS' for a, b in zip(result, expected))} |",
         flush=True,
     )
@@ -188,7 +233,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(
 @pytest.mark.parametrize(
     "signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "SIGHUP"]
 )
-@pytest.mark.parametrize("engine", list(KILLS))
+@pytest.mark.parametrize("engine", list(COUNTS))
 def test_a_signal_to_the_group_ends_in_one_line(engine, signum, tmp_path, request):
     """As a terminal and a scheduler send it: to the data workers too."""
     if engine == "detectron2":

@@ -215,7 +215,8 @@ def read_costs(path: Path) -> dict[str, dict[str, Any]]:
 
 def detector(engine: str, overrides: tuple[str, ...]) -> nn.Module:
     builder = load_engine(engine)
-    words = [*overrides, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
+    merge = ("MODEL.ATTENTION.AA.MERGE", "concat")  # the paper's, as in the trainings
+    words = [*merge, *overrides, "MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"]
     torch.manual_seed(0)
     model = builder.build_model(builder.load_config(str(COSTED), words)).eval()
     for name, module in model.named_modules():

@@ -13,7 +13,7 @@ model = model_zoo.get_config("common/models/retinanet.py").model
 model.backbone.bottom_up.freeze_at = 2
 model.backbone.bottom_up = L(augment)(
     resnet=model.backbone.bottom_up,
-    spec=L(AttentionSpec)(conv="aa"),
+    spec=L(AttentionSpec)(conv="aa", merge="add"),
 )
 
 dataloader = model_zoo.get_config("common/data/coco.py").dataloader

@@ -19,7 +19,6 @@ can be told only from the far end of the image.
 """
 
 import argparse
-import signal
 import statistics
 import sys
 from collections.abc import Collection
@@ -38,6 +37,7 @@ from ..data.synthetic.sample import SAMPLE
 from ..engines import Engine, engine_name, load_engine
 from ..overwriting import refuse_overwriting
 from ..studies.runs import TRAIN, Run, Runs
+from ..training.failures import exit_status
 from ..training.interrupt import Interrupted
 from .arguments import ENGINE_OPTION, add_run_options
 from .ending import run_command
@@ -294,9 +294,9 @@ def run(args: argparse.Namespace, prog: str) -> int:
     try:
         if runs.complete(order, jobs=args.jobs, report=lambda line: print(line, flush=True)):
             status = 1
-    except (KeyboardInterrupt, Interrupted) as end:
+    except Interrupted as end:
         print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
-        status = 128 + getattr(end, "signum", signal.SIGINT)
+        status = exit_status(end)
     lines = []
     for name, plan in plans.items():
         lines += table(runs, name, plan, annotations[name])

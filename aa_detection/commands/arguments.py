@@ -55,12 +55,13 @@ DEVICE_OPTION: dict[str, Any] = {
 ENGINE_OPTION: dict[str, Any] = {
     "choices": ("auto", *ENGINES),
     "default": "auto",
-    "help": "what to run on; auto, the default, is detectron2 where it imports, else torchvision",
+    "help": "training framework; auto uses detectron2 if installed, otherwise torchvision "
+    "(default: auto)",
 }
 OVERRIDES: dict[str, Any] = {
     "nargs": argparse.REMAINDER,
     "metavar": "KEY VALUE",
-    "help": "config keys to override, at the end of the command: MODEL.WEIGHTS, MODEL.DEVICE, …",
+    "help": "config overrides such as MODEL.DEVICE cpu; must come last",
 }
 
 
@@ -73,17 +74,25 @@ def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], wo
     """
     listed = ",".join(map(str, seeds))
     parser.add_argument(
-        "--seeds", type=_numbers, default=[*seeds], metavar="N,N", help=f"default: {listed}"
+        "--seeds",
+        type=_numbers,
+        default=[*seeds],
+        metavar="N,N",
+        help=f"random seeds, one training each (default: {listed})",
     )
     parser.add_argument(
-        "--jobs", type=positive_number, default=1, metavar="N", help="runs at a time (default: 1)"
+        "--jobs",
+        type=positive_number,
+        default=1,
+        metavar="N",
+        help="number of parallel runs (default: 1)",
     )
     parser.add_argument(
         "--work",
         type=Path,
         default=Path(work),
         metavar="FOLDER",
-        help=f"datasets, logs and checkpoints (default: {work})",
+        help=f"folder for datasets, logs and checkpoints (default: {work})",
     )
     parser.add_argument("opts", **OVERRIDES)
 

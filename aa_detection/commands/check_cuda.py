@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where the files go (default: docs/benchmark/<the GPU's name>)",
+        help="output folder (default: docs/benchmark/<the GPU's name>)",
     )
     return parser.parse_args(argv)
 

@@ -33,21 +33,24 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     for split in ("train", "val"):
         parser.add_argument(
-            f"--{split}-json", type=path_word, metavar="FILE", help="COCO-format annotations"
+            f"--{split}-json", type=path_word, metavar="FILE", help="annotations in COCO format"
         )
         parser.add_argument(
-            f"--{split}-images", type=path_word, metavar="FOLDER", help="of their images"
+            f"--{split}-images",
+            type=path_word,
+            metavar="FOLDER",
+            help=f"image folder of --{split}-json",
         )
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="YAML configuration: its number of classes, and its DATASETS where none is given",
+        help="config that sets the number of classes, and the DATASETS unless given here",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--skip-images",
         action="store_true",
-        help="do not open the image files (they are looked for all the same)",
+        help="check only that image files exist, without opening them",
     )
     parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)

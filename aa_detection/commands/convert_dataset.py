@@ -33,35 +33,35 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             type=Path,
             required=True,
             metavar="FOLDER",
-            help="all are taken, annotated or not",
+            help="image folder; images without annotations are included",
         )
         options.add_argument(
             "--annotations",
             type=Path,
             required=True,
             metavar="FOLDER",
-            help="a file an image, of its name",
+            help="annotation folder with one file per image, of the same name",
         )
         options.add_argument(
             "--output",
             type=Path,
             required=True,
             metavar="FILE",
-            help="the COCO annotation file to write",
+            help="COCO annotation file to write",
         )
         if name == "voc":
             options.add_argument(
                 "--image-set",
                 type=Path,
                 metavar="FILE",
-                help="a list of the images to take (default: all)",
+                help="list of the images to include (default: all)",
             )
             options.add_argument(
                 "--classes",
                 nargs="+",
                 default=(),
                 metavar="NAME",
-                help="all of them, in order (default: those found, sorted)",
+                help="all class names, in order (default: the classes found, sorted)",
             )
         else:
             options.add_argument(
@@ -69,7 +69,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
                 type=Path,
                 required=True,
                 metavar="FILE",
-                help="YAML with the names of the classes",
+                help="YAML file with the class names",
             )
     return parser.parse_args(argv)
 

@@ -280,14 +280,19 @@ def main(argv: list[str] | None = None, prog: str = "study_comparison.py") -> in
         description=__doc__.replace("study_comparison.py", prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", choices=STUDIES, help="see above")
-    parser.add_argument("--simulations", type=int, metavar="N", help="default: by the study")
+    parser.add_argument("study", choices=STUDIES, help="study to run, described above")
+    parser.add_argument(
+        "--simulations",
+        type=int,
+        metavar="N",
+        help="number of simulations (default: depends on the study)",
+    )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("docs/comparison"),
         metavar="DIR",
-        help="where the rows are kept (default: docs/comparison)",
+        help="output folder (default: docs/comparison)",
     )
     args = parser.parse_args(argv)
     study, simulations = STUDIES[args.study]

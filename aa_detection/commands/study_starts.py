@@ -24,7 +24,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="the plain detector's YAML"
+        "--config-file", required=True, metavar="FILE", help="config of the plain detector"
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
@@ -32,21 +32,21 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         type=positive_number,
         default=50,
         metavar="N",
-        help="of fine-tuning (default: 50)",
+        help="fine-tuning steps (default: 50)",
     )
     parser.add_argument(
         "--record",
         type=Path,
         default=Path("docs/starts/rows.json"),
         metavar="FILE",
-        help="rows that are kept (default: docs/starts/rows.json)",
+        help="file for the measured rows (default: docs/starts/rows.json)",
     )
     parser.add_argument(
         "--work",
         type=Path,
         default=Path("output/starts"),
         metavar="FOLDER",
-        help="logs and checkpoints (default: output/starts)",
+        help="folder for logs and checkpoints (default: output/starts)",
     )
     parser.add_argument("opts", **OVERRIDES)
     return parser.parse_args(argv)

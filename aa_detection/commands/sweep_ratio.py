@@ -392,7 +392,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             type=Path,
             default=Path("docs/sweep"),
             metavar="DIR",
-            help="what is kept (default: docs/sweep)",
+            help="folder for the results (default: docs/sweep)",
         )
         if name == "cost":
             command.add_argument("--device", **DEVICE_OPTION)
@@ -401,7 +401,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
                 type=parse_size,
                 default=(640, 640),
                 metavar="HxW",
-                help="of the image in pixels (default: 640x640)",
+                help="image size in pixels (default: 640x640)",
             )
             continue
         add_run_options(command, seeds=SEEDS, work="output/sweep")

@@ -1,4 +1,4 @@
-"""Draw what every attention head looks at from chosen points of an image.
+"""Draw what each attention head looks at from chosen image points.
 
 Writes NAME.html, a single-file page in which the mouse moves the point, and for each point
 NAME_query_N.png, with a row per layer and a column per head.

@@ -20,7 +20,7 @@ from ..engines import load_engine
 from ..models import classification
 from ..models.analysis import Analysis, AttentionCost, DensePart, analyze
 from ..models.wide_resnet import WideResNet
-from .arguments import ENGINE_OPTION, OVERRIDES
+from .arguments import ENGINE_OPTION, OVERRIDES, command_parser
 from .ending import run_command
 
 
@@ -151,11 +151,7 @@ def table(engine: str) -> str:
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "analyze_model.py", prog)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", metavar="FILE", help="YAML configuration of a detector")
     what.add_argument("--table", action="store_true", help="list every network of the papers")

@@ -58,11 +58,42 @@ ENGINE_OPTION: dict[str, Any] = {
     "help": "training framework; auto uses detectron2 if installed, otherwise torchvision "
     "(default: auto)",
 }
+SCORE_OPTION: dict[str, Any] = {"type": share, "default": 0.5, "metavar": "S"}
 OVERRIDES: dict[str, Any] = {
     "nargs": argparse.REMAINDER,
     "metavar": "KEY VALUE",
     "help": "config overrides such as MODEL.DEVICE cpu; must come last",
 }
+
+
+def command_parser(doc: str, name: str, prog: str) -> argparse.ArgumentParser:
+    """Return a parser whose help is a module's docstring, with `prog` in place of `name`."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=doc.replace(name, prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_own_data(parser: argparse._ActionsContainer) -> None:
+    """Add ``--train-json``, ``--train-images``, ``--val-json`` and ``--val-images``."""
+    for split in ("train", "val"):
+        parser.add_argument(
+            f"--{split}-json", type=path_word, metavar="FILE", help="annotations in COCO format"
+        )
+        parser.add_argument(
+            f"--{split}-images",
+            type=path_word,
+            metavar="FOLDER",
+            help=f"image folder of --{split}-json",
+        )
+
+
+def check_own_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse annotations without images and images without annotations."""
+    for split in ("train", "val"):
+        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
+            parser.error(f"--{split}-json and --{split}-images go together")
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], work: str) -> None:

@@ -22,7 +22,7 @@ import torch
 
 from ..studies.benchmarks import detector, maps, onnx, operator, precision
 from ..studies.benchmarks.rows import map_size
-from .arguments import DEVICE_OPTION, parse_size
+from .arguments import DEVICE_OPTION, command_parser, parse_size
 from .ending import run_command
 
 # the benchmarks and their options
@@ -64,11 +64,7 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("benchmark.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "benchmark.py", prog)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, options) in BENCHMARKS.items():
         command = commands.add_parser(name, description=module.__doc__)

@@ -21,26 +21,13 @@ from ..data import (
     register_coco_dataset,
 )
 from ..engines import load_engine
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word
+from .arguments import ENGINE_OPTION, OVERRIDES, add_own_data, check_own_data, command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("check_dataset.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for split in ("train", "val"):
-        parser.add_argument(
-            f"--{split}-json", type=path_word, metavar="FILE", help="annotations in COCO format"
-        )
-        parser.add_argument(
-            f"--{split}-images",
-            type=path_word,
-            metavar="FOLDER",
-            help=f"image folder of --{split}-json",
-        )
+    parser = command_parser(__doc__, "check_dataset.py", prog)
+    add_own_data(parser)
     parser.add_argument(
         "--config-file",
         metavar="FILE",
@@ -54,9 +41,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)
-    for split in ("train", "val"):
-        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
-            parser.error(f"--{split}-json and --{split}-images go together")
+    check_own_data(parser, args)
     if not (args.train_json or args.val_json or args.config_file):
         parser.error("name a dataset with --train-json and --train-images, or a --config-file")
     if args.opts and not args.config_file:

@@ -19,6 +19,7 @@ from ..comparison import PUBLISHED, Comparison, compare
 from ..comparison.plots import PLOTS, write_comparison_plots
 from ..data import DatasetError
 from ..overwriting import refuse_overwriting
+from .arguments import command_parser
 from .ending import run_command
 
 SEPARATOR = "vs"
@@ -27,11 +28,7 @@ JSON, MARKDOWN = "comparison.json", "comparison.md"
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("compare_runs.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "compare_runs.py", prog)
     parser.add_argument(
         "runs",
         nargs="+",

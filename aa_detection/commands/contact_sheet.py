@@ -11,16 +11,12 @@ import argparse
 from ..data import get_coco_dataset
 from ..overwriting import refuse_overwriting
 from ..visualization.contact_sheet import write_contact_sheet
-from .arguments import path_word, share
+from .arguments import SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("contact_sheet.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "contact_sheet.py", prog)
     parser.add_argument(
         "--dataset", required=True, metavar="NAME", help="registered dataset, such as aa_sample_val"
     )
@@ -32,9 +28,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
+        **SCORE_OPTION,
         help="lowest score of the detections shown, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(

@@ -16,15 +16,12 @@ from typing import Any
 
 from ..data.conversion import convert_voc, convert_yolo
 from ..overwriting import refuse_overwriting
+from .arguments import command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("convert_dataset.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "convert_dataset.py", prog)
     formats = parser.add_subparsers(dest="format", required=True)
     for name in ("voc", "yolo"):
         options = formats.add_parser(name)

@@ -12,15 +12,12 @@ import argparse
 from ..checkpoints import convert, read_checkpoint, write_weights
 from ..checkpoints.converting import LAYOUTS
 from ..overwriting import refuse_overwriting
+from .arguments import command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("convert_weights.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "convert_weights.py", prog)
     parser.add_argument(
         "input", metavar="INPUT", help="weights file, or its https:// or detectron2:// URL"
     )

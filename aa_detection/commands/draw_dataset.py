@@ -11,17 +11,14 @@ import argparse
 
 from ..data.synthetic.context import CONTEXT
 from ..data.synthetic.sample import SAMPLE
+from .arguments import command_parser
 from .ending import run_command
 
 DATASETS = {dataset.name: dataset for dataset in (SAMPLE, CONTEXT)}
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("draw_dataset.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "draw_dataset.py", prog)
     parser.add_argument("dataset", choices=DATASETS, help="dataset to draw")
     parser.add_argument(
         "--root",

@@ -14,16 +14,12 @@ from ..engines import load_engine
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
 from ..overwriting import refuse_overwriting
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
+from .arguments import ENGINE_OPTION, OVERRIDES, SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "predict.py", prog)
     parser.add_argument(
         "--input",
         required=True,
@@ -48,9 +44,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
+        **SCORE_OPTION,
         help="lowest score of the detections kept, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(

@@ -17,12 +17,12 @@ from ..data import CocoDataset, DatasetError, get_coco_dataset, register_coco_da
 from ..engines.detector import Detector
 from ..overwriting import refuse_overwriting
 from ..reports.runs import TrainedRun, read_run
-from .arguments import ENGINE_OPTION, path_word, share
+from .arguments import ENGINE_OPTION, SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser = command_parser(__doc__, "report.py", prog)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -43,9 +43,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser.add_argument("--val-images", metavar="FOLDER", help="image folder of --val-json")
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
+        **SCORE_OPTION,
         help="lowest score of the detections shown, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)

@@ -39,7 +39,7 @@ from ..overwriting import refuse_overwriting
 from ..studies.runs import TRAIN, Run, Runs
 from ..training.failures import exit_status
 from ..training.interrupt import Interrupted
-from .arguments import ENGINE_OPTION, add_run_options
+from .arguments import ENGINE_OPTION, add_run_options, command_parser
 from .ending import run_command
 
 # The protocol, fixed before the runs; a different one needs a different folder of records.
@@ -198,11 +198,7 @@ def chosen(known: Collection[str], text: str) -> list[str]:
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("reproduce_gains.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "reproduce_gains.py", prog)
     own = parser.add_argument_group("your own data", "all of these together")
     own.add_argument("--config-file", type=Path, metavar="FILE", help="config of the detector")
     for split in SPLITS:

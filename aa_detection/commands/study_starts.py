@@ -13,16 +13,12 @@ from pathlib import Path
 from ..engines import engine_name, load_engine
 from ..overwriting import refuse_overwriting
 from ..studies.starts import Study
-from .arguments import ENGINE_OPTION, OVERRIDES, positive_number
+from .arguments import ENGINE_OPTION, OVERRIDES, command_parser, positive_number
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("study_starts.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "study_starts.py", prog)
     parser.add_argument(
         "--config-file", required=True, metavar="FILE", help="config of the plain detector"
     )

@@ -14,16 +14,12 @@ from fvcore.common.config import CfgNode
 
 from ..data import register_coco_dataset
 from ..engines import RunOptions, load_engine
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word
+from .arguments import ENGINE_OPTION, OVERRIDES, add_own_data, check_own_data, command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("train_net.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "train_net.py", prog)
     parser.add_argument(
         "--config-file",
         required=True,
@@ -67,16 +63,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     data = parser.add_argument_group(
         "your own data", "annotations and images that replace DATASETS"
     )
-    for split in ("train", "val"):
-        data.add_argument(
-            f"--{split}-json", type=path_word, metavar="FILE", help="annotations in COCO format"
-        )
-        data.add_argument(
-            f"--{split}-images",
-            type=path_word,
-            metavar="FOLDER",
-            help=f"image folder of --{split}-json",
-        )
+    add_own_data(data)
     data.add_argument(
         "--skip-images",
         action="store_true",
@@ -84,9 +71,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)
-    for split in ("train", "val"):
-        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
-            parser.error(f"--{split}-json and --{split}-images go together")
+    check_own_data(parser, args)
     return args
 
 

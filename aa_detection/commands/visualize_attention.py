@@ -18,16 +18,12 @@ from ..overwriting import refuse_overwriting
 from ..visualization.attention_figure import attention_figure
 from ..visualization.attention_maps import NoAttentionError
 from ..visualization.attention_page import attention_page
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
+from .arguments import ENGINE_OPTION, OVERRIDES, SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "visualize_attention.py", prog)
     parser.add_argument(
         "--input", required=True, type=path_word, metavar="IMAGE", help="image to analyze"
     )
@@ -48,9 +44,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     )
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
+        **SCORE_OPTION,
         help="lowest score of the detections used as query points, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(

@@ -335,7 +335,7 @@ CONFIGS = {
     ),
     "device": (
         keys("MODEL.DEVICE", "gpu"),
-        "MODEL.DEVICE: got 'gpu', expected cuda, cuda:<number> of a GPU that is there, or cpu",
+        "MODEL.DEVICE: got 'gpu', expected cuda, cuda:<number> of an available GPU, or cpu",
     ),
     "depth": (
         keys("MODEL.RESNETS.DEPTH", "42"),

@@ -178,7 +178,7 @@ def calls(file):
 
 CONFIG_LOADER = ROOT / "aa_detection/config/loading.py"  # below
 # reads what its own child processes wrote into a folder of theirs
-OWN_PICKLES = ROOT / "aa_detection/engines/processes.py"
+OWN_PICKLES = ROOT / "aa_detection/engines/launch.py"
 # runs the program that the user names, which is what it is for
 PROGRAM_RUNNER = ROOT / "aa_detection/d2.py"
 SOURCES = sorted((ROOT / "aa_detection").rglob("*.py"))

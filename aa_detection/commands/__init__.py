@@ -31,7 +31,7 @@ COMMANDS = {
     "study-starts": "Measure how much of a detector's AP each way to add attention keeps.",
     "sweep-ratio": "Measure what each attention setting gains and costs, one factor at a time.",
     "train": "Train and evaluate a detector.",
-    "visualize-attention": "Draw what every attention head looks at, from points of a picture.",
+    "visualize-attention": "Draw what each attention head looks at from chosen image points.",
 }
 
 

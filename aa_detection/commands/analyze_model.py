@@ -20,7 +20,7 @@ from ..engines import load_engine
 from ..models import classification
 from ..models.analysis import Analysis, AttentionCost, DensePart, analyze
 from ..models.wide_resnet import WideResNet
-from .arguments import ENGINE_OPTION, OVERRIDES
+from .arguments import ENGINE_OPTION, OVERRIDES, command_parser
 from .ending import run_command
 
 
@@ -151,14 +151,10 @@ def table(engine: str) -> str:
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "analyze_model.py", prog)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config-file", metavar="FILE", help="YAML configuration of a detector")
-    what.add_argument("--table", action="store_true", help="all networks of the papers")
+    what.add_argument("--table", action="store_true", help="list every network of the papers")
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--size",
@@ -166,7 +162,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         nargs=2,
         default=(640, 640),
         metavar=("H", "W"),
-        help="of the image in pixels (default: 640 640)",
+        help="image height and width in pixels (default: 640 640)",
     )
     parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)

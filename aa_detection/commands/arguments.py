@@ -55,13 +55,45 @@ DEVICE_OPTION: dict[str, Any] = {
 ENGINE_OPTION: dict[str, Any] = {
     "choices": ("auto", *ENGINES),
     "default": "auto",
-    "help": "what to run on; auto, the default, is detectron2 where it imports, else torchvision",
+    "help": "training framework; auto uses detectron2 if installed, otherwise torchvision "
+    "(default: auto)",
 }
+SCORE_OPTION: dict[str, Any] = {"type": share, "default": 0.5, "metavar": "S"}
 OVERRIDES: dict[str, Any] = {
     "nargs": argparse.REMAINDER,
     "metavar": "KEY VALUE",
-    "help": "config keys to override, at the end of the command: MODEL.WEIGHTS, MODEL.DEVICE, …",
+    "help": "config overrides such as MODEL.DEVICE cpu; must come last",
 }
+
+
+def command_parser(doc: str, name: str, prog: str) -> argparse.ArgumentParser:
+    """Return a parser whose help is a module's docstring, with `prog` in place of `name`."""
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=doc.replace(name, prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_own_data(parser: argparse._ActionsContainer) -> None:
+    """Add ``--train-json``, ``--train-images``, ``--val-json`` and ``--val-images``."""
+    for split in ("train", "val"):
+        parser.add_argument(
+            f"--{split}-json", type=path_word, metavar="FILE", help="annotations in COCO format"
+        )
+        parser.add_argument(
+            f"--{split}-images",
+            type=path_word,
+            metavar="FOLDER",
+            help=f"image folder of --{split}-json",
+        )
+
+
+def check_own_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse annotations without images and images without annotations."""
+    for split in ("train", "val"):
+        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
+            parser.error(f"--{split}-json and --{split}-images go together")
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], work: str) -> None:
@@ -73,17 +105,25 @@ def add_run_options(parser: argparse.ArgumentParser, *, seeds: Sequence[int], wo
     """
     listed = ",".join(map(str, seeds))
     parser.add_argument(
-        "--seeds", type=_numbers, default=[*seeds], metavar="N,N", help=f"default: {listed}"
+        "--seeds",
+        type=_numbers,
+        default=[*seeds],
+        metavar="N,N",
+        help=f"random seeds, one training each (default: {listed})",
     )
     parser.add_argument(
-        "--jobs", type=positive_number, default=1, metavar="N", help="runs at a time (default: 1)"
+        "--jobs",
+        type=positive_number,
+        default=1,
+        metavar="N",
+        help="number of parallel runs (default: 1)",
     )
     parser.add_argument(
         "--work",
         type=Path,
         default=Path(work),
         metavar="FOLDER",
-        help=f"datasets, logs and checkpoints (default: {work})",
+        help=f"folder for datasets, logs and checkpoints (default: {work})",
     )
     parser.add_argument("opts", **OVERRIDES)
 

@@ -22,7 +22,7 @@ import torch
 
 from ..studies.benchmarks import detector, maps, onnx, operator, precision
 from ..studies.benchmarks.rows import map_size
-from .arguments import DEVICE_OPTION, parse_size
+from .arguments import DEVICE_OPTION, command_parser, parse_size
 from .ending import run_command
 
 # the benchmarks and their options
@@ -34,14 +34,14 @@ BENCHMARKS = {
     "precision": (precision, ("batch",)),
 }
 OPTIONS = {
-    "batch": {"type": int, "help": "images at a time (default: 1)"},
+    "batch": {"type": int, "help": "images per batch (default: 1)"},
     "device": DEVICE_OPTION,
-    "dtype": {"choices": ("float32", "bfloat16"), "help": "of the inputs (default: float32)"},
+    "dtype": {"choices": ("float32", "bfloat16"), "help": "type of the inputs (default: float32)"},
     "busy": {
         "type": int,
         "metavar": "N",
-        "help": "time beside N processes that spin, as in a training with data workers; its files "
-        "have _busy in their names (default: 0)",
+        "help": "measure beside N busy processes, as in training with data workers; writes files "
+        "with _busy in their names (default: 0)",
     },
 }
 
@@ -64,11 +64,7 @@ def describe_machine(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("benchmark.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "benchmark.py", prog)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, options) in BENCHMARKS.items():
         command = commands.add_parser(name, description=module.__doc__)
@@ -81,7 +77,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             type=parse_size,
             metavar="HxW",
             default=module.SIZES,
-            help=f"of the {'map' if module is operator else 'image'}, pixels (default: {sizes})",
+            help=f"{'map' if module is operator else 'image'} sizes in pixels (default: {sizes})",
         )
         for option in options:
             command.add_argument(f"--{option}", **OPTIONS[option])
@@ -90,7 +86,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             type=Path,
             default=Path("docs/benchmark"),
             metavar="DIR",
-            help="where the files go (default: docs/benchmark)",
+            help="output folder (default: docs/benchmark)",
         )
     args = parser.parse_args(argv)
     if args.batch < 1:

@@ -16,20 +16,17 @@ import torch
 
 from ..config import ConfigError
 from ..studies.gpu.check import check, folder_name
+from .arguments import command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("check_cuda.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "check_cuda.py", prog)
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where the files go (default: docs/benchmark/<the GPU's name>)",
+        help="output folder (default: docs/benchmark/<the GPU's name>)",
     )
     return parser.parse_args(argv)
 

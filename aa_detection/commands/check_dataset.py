@@ -21,39 +21,27 @@ from ..data import (
     register_coco_dataset,
 )
 from ..engines import load_engine
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word
+from .arguments import ENGINE_OPTION, OVERRIDES, add_own_data, check_own_data, command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("check_dataset.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for split in ("train", "val"):
-        parser.add_argument(
-            f"--{split}-json", type=path_word, metavar="FILE", help="COCO-format annotations"
-        )
-        parser.add_argument(
-            f"--{split}-images", type=path_word, metavar="FOLDER", help="of their images"
-        )
+    parser = command_parser(__doc__, "check_dataset.py", prog)
+    add_own_data(parser)
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="YAML configuration: its number of classes, and its DATASETS where none is given",
+        help="config that sets the number of classes, and the DATASETS unless given here",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
         "--skip-images",
         action="store_true",
-        help="do not open the image files (they are looked for all the same)",
+        help="check only that image files exist, without opening them",
     )
     parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)
-    for split in ("train", "val"):
-        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
-            parser.error(f"--{split}-json and --{split}-images go together")
+    check_own_data(parser, args)
     if not (args.train_json or args.val_json or args.config_file):
         parser.error("name a dataset with --train-json and --train-images, or a --config-file")
     if args.opts and not args.config_file:

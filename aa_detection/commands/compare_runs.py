@@ -19,6 +19,7 @@ from ..comparison import PUBLISHED, Comparison, compare
 from ..comparison.plots import PLOTS, write_comparison_plots
 from ..data import DatasetError
 from ..overwriting import refuse_overwriting
+from .arguments import command_parser
 from .ending import run_command
 
 SEPARATOR = "vs"
@@ -27,42 +28,46 @@ JSON, MARKDOWN = "comparison.json", "comparison.md"
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("compare_runs.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "compare_runs.py", prog)
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="FILE",
-        help=f"result files of A, the word {SEPARATOR}, and those of B; "
-        "the word may be left out between two files",
+        help=f"result files of A, {SEPARATOR}, and result files of B; "
+        f"{SEPARATOR} is optional between two files",
     )
-    parser.add_argument("--annotations", required=True, metavar="FILE", help="COCO's format")
+    parser.add_argument(
+        "--annotations", required=True, metavar="FILE", help="annotations in COCO format"
+    )
     parser.add_argument(
         "--names",
         nargs=2,
         default=("A", "B"),
         metavar=("A", "B"),
-        help="of what is compared, for the tables (default: A B)",
+        help="labels in the tables (default: A B)",
     )
     parser.add_argument(
-        "--resamples", type=int, default=1000, metavar="N", help="of the images (default: 1000)"
+        "--resamples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="number of bootstrap resamples of the images (default: 1000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the resamples (default: 0)"
+    )
     parser.add_argument(
         "--published",
         choices=PUBLISHED,
         metavar="CONFIG",
-        help="put the paper's gain of A over its plain twin beside: " + ", ".join(PUBLISHED),
+        help="also show the paper's gain of A over its baseline, one of: " + ", ".join(PUBLISHED),
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("output/comparison"),
         metavar="DIR",
-        help="where the files go (default: output/comparison)",
+        help="output folder (default: output/comparison)",
     )
     args = parser.parse_intermixed_args(argv)
     if SEPARATOR in args.runs:

@@ -11,35 +11,35 @@ import argparse
 from ..data import get_coco_dataset
 from ..overwriting import refuse_overwriting
 from ..visualization.contact_sheet import write_contact_sheet
-from .arguments import path_word, share
+from .arguments import SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("contact_sheet.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="such as aa_sample_val")
+    parser = command_parser(__doc__, "contact_sheet.py", prog)
     parser.add_argument(
-        "--detections", required=True, metavar="FILE", help="coco_instances_results.json of a run"
+        "--dataset", required=True, metavar="NAME", help="registered dataset, such as aa_sample_val"
     )
     parser.add_argument(
-        "--output", required=True, type=path_word, metavar="FILE", help="the PNG file to write"
+        "--detections", required=True, metavar="FILE", help="a run's coco_instances_results.json"
+    )
+    parser.add_argument(
+        "--output", required=True, type=path_word, metavar="FILE", help="PNG file to write"
     )
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
-        help="of the detections that are shown, from 0 to 1 (default: 0.5)",
+        **SCORE_OPTION,
+        help="lowest score of the detections shown, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
-        "--max-images", type=int, default=12, metavar="N", help="at most (default: 12)"
+        "--max-images",
+        type=int,
+        default=12,
+        metavar="N",
+        help="maximum number of images (default: 12)",
     )
     parser.add_argument(
-        "--columns", type=int, default=3, metavar="N", help="pairs side by side (default: 3)"
+        "--columns", type=int, default=3, metavar="N", help="image pairs per row (default: 3)"
     )
     args = parser.parse_args(argv)
     if min(args.max_images, args.columns) < 1:

@@ -16,15 +16,12 @@ from typing import Any
 
 from ..data.conversion import convert_voc, convert_yolo
 from ..overwriting import refuse_overwriting
+from .arguments import command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("convert_dataset.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "convert_dataset.py", prog)
     formats = parser.add_subparsers(dest="format", required=True)
     for name in ("voc", "yolo"):
         options = formats.add_parser(name)
@@ -33,35 +30,35 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             type=Path,
             required=True,
             metavar="FOLDER",
-            help="all are taken, annotated or not",
+            help="image folder; images without annotations are included",
         )
         options.add_argument(
             "--annotations",
             type=Path,
             required=True,
             metavar="FOLDER",
-            help="a file an image, of its name",
+            help="annotation folder with one file per image, of the same name",
         )
         options.add_argument(
             "--output",
             type=Path,
             required=True,
             metavar="FILE",
-            help="the COCO annotation file to write",
+            help="COCO annotation file to write",
         )
         if name == "voc":
             options.add_argument(
                 "--image-set",
                 type=Path,
                 metavar="FILE",
-                help="a list of the images to take (default: all)",
+                help="list of the images to include (default: all)",
             )
             options.add_argument(
                 "--classes",
                 nargs="+",
                 default=(),
                 metavar="NAME",
-                help="all of them, in order (default: those found, sorted)",
+                help="all class names, in order (default: the classes found, sorted)",
             )
         else:
             options.add_argument(
@@ -69,7 +66,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
                 type=Path,
                 required=True,
                 metavar="FILE",
-                help="YAML with the names of the classes",
+                help="YAML file with the class names",
             )
     return parser.parse_args(argv)
 

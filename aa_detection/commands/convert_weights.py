@@ -12,28 +12,26 @@ import argparse
 from ..checkpoints import convert, read_checkpoint, write_weights
 from ..checkpoints.converting import LAYOUTS
 from ..overwriting import refuse_overwriting
+from .arguments import command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("convert_weights.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(__doc__, "convert_weights.py", prog)
+    parser.add_argument(
+        "input", metavar="INPUT", help="weights file, or its https:// or detectron2:// URL"
     )
-    parser.add_argument("input", metavar="INPUT", help="file, https:// or detectron2:// address")
-    parser.add_argument("output", metavar="OUTPUT", help=".pth or .safetensors file")
+    parser.add_argument("output", metavar="OUTPUT", help=".pth or .safetensors file to write")
     parser.add_argument(
         "--to",
         choices=LAYOUTS,
         default="detectron2",
-        help="whose tensor names to write; detectron2's are also this project's (default)",
+        help="tensor names to write; this project uses detectron2's (default: detectron2)",
     )
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="read a .pkl; a pickle can run code when it is read, so only arrays are accepted from "
-        "it",
+        help="read a .pkl file; only arrays are accepted from it, since a pickle can run code",
     )
     return parser.parse_args(argv)
 

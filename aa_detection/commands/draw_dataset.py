@@ -11,29 +11,36 @@ import argparse
 
 from ..data.synthetic.context import CONTEXT
 from ..data.synthetic.sample import SAMPLE
+from .arguments import command_parser
 from .ending import run_command
 
 DATASETS = {dataset.name: dataset for dataset in (SAMPLE, CONTEXT)}
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("draw_dataset.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("dataset", choices=DATASETS, help="which")
+    parser = command_parser(__doc__, "draw_dataset.py", prog)
+    parser.add_argument("dataset", choices=DATASETS, help="dataset to draw")
     parser.add_argument(
         "--root",
         metavar="FOLDER",
-        help="where to write the folder aa_DATASET (default: $DETECTRON2_DATASETS, or datasets)",
+        help="parent of the folder aa_DATASET (default: $DETECTRON2_DATASETS, or datasets)",
     )
     parser.add_argument(
-        "--num-train", type=int, default=320, metavar="N", help="images (default: 320)"
+        "--num-train",
+        type=int,
+        default=320,
+        metavar="N",
+        help="number of training images (default: 320)",
     )
-    parser.add_argument("--num-val", type=int, default=80, metavar="N", help="images (default: 80)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="what they are drawn from (default: 0)"
+        "--num-val",
+        type=int,
+        default=80,
+        metavar="N",
+        help="number of validation images (default: 80)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of the drawings (default: 0)"
     )
     return parser.parse_args(argv)
 

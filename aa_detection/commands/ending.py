@@ -1,11 +1,15 @@
 """How commands end: an exit status, and one line for errors that a user can fix."""
 
+import contextlib
+import os
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ..config import ConfigError
 from ..data import DatasetError
-from ..engines.processes import print_error
+from ..one_line import on_one_line
 from ..training.failures import RunError, exit_status, is_out_of_memory
 from ..training.interrupt import Interrupted
 
@@ -43,3 +47,15 @@ def run_command(
     except KeyboardInterrupt:
         print_error(f"{prog}: {interrupted}")
         return 130
+
+
+def print_error(line: str) -> None:
+    """Print an error's line to standard error from only one of torchrun's processes.
+
+    Bad input fails all processes alike. The first one prints at once and exits, and torchrun then
+    ends the others. A process that is still alive after a while prints its own error.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0":
+        time.sleep(10)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(on_one_line(line), file=sys.stderr, flush=True)

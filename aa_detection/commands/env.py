@@ -3,11 +3,12 @@
 import argparse
 
 from ..engines.environment import describe_environment
+from .arguments import command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser = command_parser(__doc__, "env.py", prog)
     return parser.parse_args(argv)
 
 

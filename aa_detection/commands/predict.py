@@ -14,29 +14,25 @@ from ..engines import load_engine
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
 from ..overwriting import refuse_overwriting
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
+from .arguments import ENGINE_OPTION, OVERRIDES, SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "predict.py", prog)
     parser.add_argument(
         "--input",
         required=True,
         nargs="+",
         type=path_word,
         metavar="PATH",
-        help="images, folders, videos, or the number of a webcam, which Ctrl-C ends",
+        help="images, folders, videos, or a webcam's number; Ctrl-C stops a webcam",
     )
     parser.add_argument(
         "--config-file",
         required=True,
         metavar="FILE",
-        help="a run's model_final.pth, which carries its config, or a YAML file",
+        help="a run's model_final.pth, which contains its config, or a YAML file",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
@@ -44,25 +40,25 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         type=path_word,
         default="output/predictions",
         metavar="FOLDER",
-        help="of the copies and detections.json (default: output/predictions)",
+        help="folder for annotated copies and detections.json (default: output/predictions)",
     )
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
-        help="detections below are left out, from 0 to 1 (default: 0.5)",
+        **SCORE_OPTION,
+        help="lowest score of the detections kept, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=4, metavar="N", help="images at a time (default: 4)"
+        "--batch-size", type=int, default=4, metavar="N", help="images per batch (default: 4)"
     )
     parser.add_argument(
         "--bfloat16",
         action="store_true",
-        help="faster and less exact, on a processor that computes in bfloat16; see docs/export.md",
+        help="compute in bfloat16: faster on CPUs that support it, less exact; see docs/export.md",
     )
     parser.add_argument(
-        "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
+        "--class-names",
+        metavar="FILE",
+        help="text file with one class name per line, or a COCO annotation file",
     )
     parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)

@@ -17,30 +17,40 @@ from ..data import CocoDataset, DatasetError, get_coco_dataset, register_coco_da
 from ..engines.detector import Detector
 from ..overwriting import refuse_overwriting
 from ..reports.runs import TrainedRun, read_run
-from .arguments import ENGINE_OPTION, path_word, share
+from .arguments import ENGINE_OPTION, SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser = command_parser(__doc__, "report.py", prog)
     parser.add_argument(
-        "runs", nargs="+", type=path_word, metavar="OUTPUT_DIR", help="the first is the baseline"
+        "runs",
+        nargs="+",
+        type=path_word,
+        metavar="OUTPUT_DIR",
+        help="output folders of runs; the first is the baseline",
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="the page; default: report.html in the first OUTPUT_DIR"
+        "--output",
+        metavar="FILE",
+        help="HTML file to write (default: report.html in the first OUTPUT_DIR)",
     )
-    parser.add_argument("--val-json", metavar="FILE", help="in place of the config's test dataset")
-    parser.add_argument("--val-images", metavar="FOLDER", help="of its images")
+    parser.add_argument(
+        "--val-json",
+        metavar="FILE",
+        help="annotations in COCO format, instead of the config's test dataset",
+    )
+    parser.add_argument("--val-images", metavar="FOLDER", help="image folder of --val-json")
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
-        help="of the detections that are shown, from 0 to 1 (default: 0.5)",
+        **SCORE_OPTION,
+        help="lowest score of the detections shown, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
-        "--no-attention", action="store_true", help="leave the weights alone, which takes seconds"
+        "--no-attention",
+        action="store_true",
+        help="skip the attention maps, which load the weights and take seconds",
     )
     args = parser.parse_args(argv)
     if bool(args.val_json) != bool(args.val_images):

@@ -14,12 +14,11 @@ command as often as needed. At the end, also after Ctrl-C, it prints a table of 
 with confidence intervals over images and seeds, and a verdict in words, and writes both beside the
 runs.
 
-Without a dataset of yours there are two: `sample`, ordinary objects, and `context`, whose classes
-can be told only from the far end of the image.
+Without your own data it uses two drawn datasets: `sample`, ordinary objects, and `context`, whose
+classes can be told only from the far end of the image.
 """
 
 import argparse
-import signal
 import statistics
 import sys
 from collections.abc import Collection
@@ -38,8 +37,9 @@ from ..data.synthetic.sample import SAMPLE
 from ..engines import Engine, engine_name, load_engine
 from ..overwriting import refuse_overwriting
 from ..studies.runs import TRAIN, Run, Runs
+from ..training.failures import exit_status
 from ..training.interrupt import Interrupted
-from .arguments import ENGINE_OPTION, add_run_options
+from .arguments import ENGINE_OPTION, add_run_options, command_parser
 from .ending import run_command
 
 # The protocol, fixed before the runs; a different one needs a different folder of records.
@@ -198,30 +198,32 @@ def chosen(known: Collection[str], text: str) -> list[str]:
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("reproduce_gains.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "reproduce_gains.py", prog)
     own = parser.add_argument_group("your own data", "all of these together")
-    own.add_argument("--config-file", type=Path, metavar="FILE", help="YAML of the detector")
+    own.add_argument("--config-file", type=Path, metavar="FILE", help="config of the detector")
     for split in SPLITS:
-        own.add_argument(f"--{split}-json", type=Path, metavar="FILE", help="COCO annotations")
-        own.add_argument(f"--{split}-images", type=Path, metavar="FOLDER", help="of their images")
+        own.add_argument(
+            f"--{split}-json", type=Path, metavar="FILE", help="annotations in COCO format"
+        )
+        own.add_argument(
+            f"--{split}-images", type=Path, metavar="FOLDER", help=f"image folder of --{split}-json"
+        )
     own.add_argument(
-        "--allow-pickle", action="store_true", help="as train_net.py has it, for MODEL.WEIGHTS"
+        "--allow-pickle",
+        action="store_true",
+        help="read a .pkl file named by MODEL.WEIGHTS; see train_net.py",
     )
     parser.add_argument(
         "--datasets",
         type=partial(chosen, EXPERIMENTS),
         metavar="NAME,NAME",
-        help=f"of the project's (default: {','.join(EXPERIMENTS)})",
+        help=f"project datasets to use (default: {','.join(EXPERIMENTS)})",
     )
     parser.add_argument(
         "--arms",
         type=partial(chosen, ARMS),
         metavar="NAME,NAME",
-        help=f"of {','.join(ARMS)}; the first of a comparison is {BASELINE} "
+        help=f"arms to train, from {','.join(ARMS)}; the baseline is {BASELINE} "
         f"(default: {','.join(DRAWN_ARMS)}; {','.join(OWN_ARMS)} on your own data)",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
@@ -229,7 +231,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         "--records",
         type=Path,
         metavar="FOLDER",
-        help="what is kept of the runs (default: docs/gains; output/gains/records for your own)",
+        help="folder for the results (default: docs/gains; output/gains/records for your own data)",
     )
     add_run_options(parser, seeds=SEEDS, work="output/gains")
     args = parser.parse_args(argv)
@@ -294,9 +296,9 @@ def run(args: argparse.Namespace, prog: str) -> int:
     try:
         if runs.complete(order, jobs=args.jobs, report=lambda line: print(line, flush=True)):
             status = 1
-    except (KeyboardInterrupt, Interrupted) as end:
+    except Interrupted as end:
         print(f"{prog}: interrupted; the same command continues", file=sys.stderr)
-        status = 128 + getattr(end, "signum", signal.SIGINT)
+        status = exit_status(end)
     lines = []
     for name, plan in plans.items():
         lines += table(runs, name, plan, annotations[name])

@@ -11,7 +11,6 @@ simulations to the existing ones. Shares come with their own 95 % intervals (Clo
 from the number of simulations.
 """
 
-import argparse
 import json
 import multiprocessing
 import resource
@@ -34,6 +33,7 @@ from ..comparison.resampling import draw_resamples, resampled_metrics
 from ..comparison.results import read_results
 from ..data import index_annotations
 from ..studies.simulation import simulate_annotations, simulate_detections
+from .arguments import command_parser
 
 SMALL = {"images": 100, "classes": 2, "per_image": 10, "resamples": 200}
 LARGE = {"images": 5000, "classes": 20, "per_image": 20, "resamples": 200}
@@ -275,19 +275,20 @@ def _share(row: Row) -> str:
 
 
 def main(argv: list[str] | None = None, prog: str = "study_comparison.py") -> int:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("study_comparison.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(__doc__, "study_comparison.py", prog)
+    parser.add_argument("study", choices=STUDIES, help="study to run, described above")
+    parser.add_argument(
+        "--simulations",
+        type=int,
+        metavar="N",
+        help="number of simulations (default: depends on the study)",
     )
-    parser.add_argument("study", choices=STUDIES, help="see above")
-    parser.add_argument("--simulations", type=int, metavar="N", help="default: by the study")
     parser.add_argument(
         "--output",
         type=Path,
         default=Path("docs/comparison"),
         metavar="DIR",
-        help="where the rows are kept (default: docs/comparison)",
+        help="output folder (default: docs/comparison)",
     )
     args = parser.parse_args(argv)
     study, simulations = STUDIES[args.study]

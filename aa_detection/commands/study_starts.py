@@ -13,18 +13,14 @@ from pathlib import Path
 from ..engines import engine_name, load_engine
 from ..overwriting import refuse_overwriting
 from ..studies.starts import Study
-from .arguments import ENGINE_OPTION, OVERRIDES, positive_number
+from .arguments import ENGINE_OPTION, OVERRIDES, command_parser, positive_number
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("study_starts.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "study_starts.py", prog)
     parser.add_argument(
-        "--config-file", required=True, metavar="FILE", help="the plain detector's YAML"
+        "--config-file", required=True, metavar="FILE", help="config of the plain detector"
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
@@ -32,21 +28,21 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         type=positive_number,
         default=50,
         metavar="N",
-        help="of fine-tuning (default: 50)",
+        help="fine-tuning steps (default: 50)",
     )
     parser.add_argument(
         "--record",
         type=Path,
         default=Path("docs/starts/rows.json"),
         metavar="FILE",
-        help="rows that are kept (default: docs/starts/rows.json)",
+        help="file for the measured rows (default: docs/starts/rows.json)",
     )
     parser.add_argument(
         "--work",
         type=Path,
         default=Path("output/starts"),
         metavar="FOLDER",
-        help="logs and checkpoints (default: output/starts)",
+        help="folder for logs and checkpoints (default: output/starts)",
     )
     parser.add_argument("opts", **OVERRIDES)
     return parser.parse_args(argv)

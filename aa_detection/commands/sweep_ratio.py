@@ -40,7 +40,7 @@ from ..studies.timing import (
     take_turns,
     without_gradients,
 )
-from .arguments import DEVICE_OPTION, ENGINE_OPTION, add_run_options, parse_size
+from .arguments import DEVICE_OPTION, ENGINE_OPTION, add_run_options, command_parser, parse_size
 from .ending import run_command
 
 COSTED = "aa_retinanet_R50.yaml"
@@ -378,11 +378,7 @@ def say(line: str) -> None:
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("sweep_ratio.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "sweep_ratio.py", prog)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function in (("train", train), ("cost", cost), ("report", report)):
         command = commands.add_parser(name)
@@ -393,7 +389,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
             type=Path,
             default=Path("docs/sweep"),
             metavar="DIR",
-            help="what is kept (default: docs/sweep)",
+            help="folder for the results (default: docs/sweep)",
         )
         if name == "cost":
             command.add_argument("--device", **DEVICE_OPTION)
@@ -402,7 +398,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
                 type=parse_size,
                 default=(640, 640),
                 metavar="HxW",
-                help="of the image in pixels (default: 640x640)",
+                help="image size in pixels (default: 640x640)",
             )
             continue
         add_run_options(command, seeds=SEEDS, work="output/sweep")

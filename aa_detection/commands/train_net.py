@@ -14,70 +14,64 @@ from fvcore.common.config import CfgNode
 
 from ..data import register_coco_dataset
 from ..engines import RunOptions, load_engine
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word
+from .arguments import ENGINE_OPTION, OVERRIDES, add_own_data, check_own_data, command_parser
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__.replace("train_net.py", prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "train_net.py", prog)
     parser.add_argument(
         "--config-file",
         required=True,
         metavar="FILE",
-        help="YAML: a file, or the name of one that comes with the package, such as "
-        "sample/aa_retinanet_R18.yaml; or a checkpoint that carries its config, which is then "
-        "MODEL.WEIGHTS",
+        help="YAML file, or the name of one that comes with the package, such as "
+        "sample/aa_retinanet_R18.yaml; or a checkpoint that contains its config, which then also "
+        "sets MODEL.WEIGHTS",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="resume from the last checkpoint")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS only")
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="read a .pkl that MODEL.WEIGHTS names, such as detectron2's ImageNet weights; a "
-        "pickle can run code when it is read, so only arrays are accepted from it",
+        help="read a .pkl file named by MODEL.WEIGHTS, such as detectron2's ImageNet weights; only "
+        "arrays are accepted from it, since a pickle can run code",
     )
     parser.add_argument(
         "--allow-partial-weights",
         action="store_true",
-        help="train on from weights of which less than half of the backbone fits",
+        help="start from weights that fit less than half of the backbone",
     )
     parser.add_argument(
-        "--num-gpus", type=int, default=1, help="processes on this machine, one a GPU (default: 1)"
+        "--num-gpus",
+        type=int,
+        default=1,
+        help="processes on this machine, one per GPU (default: 1)",
     )
-    parser.add_argument("--num-machines", type=int, default=1, help="of a run (default: 1)")
     parser.add_argument(
-        "--machine-rank", type=int, default=0, help="of this machine, from 0 (default: 0)"
+        "--num-machines", type=int, default=1, help="number of machines (default: 1)"
+    )
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, help="rank of this machine, from 0 (default: 0)"
     )
     parser.add_argument(
         "--dist-url",
         default="auto",
-        help="where several machines meet: tcp://HOST:PORT (default: auto, on one machine)",
+        help="rendezvous address of several machines, tcp://HOST:PORT; auto is for one machine "
+        "(default: auto)",
     )
     data = parser.add_argument_group(
-        "your own data", "COCO-format annotations and their images, in place of DATASETS"
+        "your own data", "annotations and images that replace DATASETS"
     )
-    for split in ("train", "val"):
-        data.add_argument(
-            f"--{split}-json", type=path_word, metavar="FILE", help="COCO-format annotations"
-        )
-        data.add_argument(
-            f"--{split}-images", type=path_word, metavar="FOLDER", help="of their images"
-        )
+    add_own_data(data)
     data.add_argument(
         "--skip-images",
         action="store_true",
-        help="do not open the image files before training (they are looked for all the same)",
+        help="check only that image files exist before training, without opening them",
     )
     parser.add_argument("opts", **OVERRIDES)
     args = parser.parse_args(argv)
-    for split in ("train", "val"):
-        if bool(getattr(args, f"{split}_json")) != bool(getattr(args, f"{split}_images")):
-            parser.error(f"--{split}-json and --{split}-images go together")
+    check_own_data(parser, args)
     return args
 
 

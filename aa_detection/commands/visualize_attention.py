@@ -1,4 +1,4 @@
-"""Draw what every attention head looks at, from points of a picture.
+"""Draw what each attention head looks at from chosen image points.
 
 Writes NAME.html, a single-file page in which the mouse moves the point, and for each point
 NAME_query_N.png, with a row per layer and a column per head.
@@ -18,24 +18,20 @@ from ..overwriting import refuse_overwriting
 from ..visualization.attention_figure import attention_figure
 from ..visualization.attention_maps import NoAttentionError
 from ..visualization.attention_page import attention_page
-from .arguments import ENGINE_OPTION, OVERRIDES, path_word, share
+from .arguments import ENGINE_OPTION, OVERRIDES, SCORE_OPTION, command_parser, path_word
 from .ending import run_command
 
 
 def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__, "visualize_attention.py", prog)
     parser.add_argument(
-        "--input", required=True, type=path_word, metavar="IMAGE", help="the picture"
+        "--input", required=True, type=path_word, metavar="IMAGE", help="image to analyze"
     )
     parser.add_argument(
         "--config-file",
         required=True,
         metavar="FILE",
-        help="a run's model_final.pth, which carries its config, or a YAML file",
+        help="a run's model_final.pth, which contains its config, or a YAML file",
     )
     parser.add_argument("--engine", **ENGINE_OPTION)
     parser.add_argument(
@@ -44,25 +40,24 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
         nargs=2,
         action="append",
         metavar=("X", "Y"),
-        help="a point in pixels of the picture, may be repeated; "
-        "default: the centres of the detections",
+        help="query point in image pixels; may be repeated (default: centres of the detections)",
     )
     parser.add_argument(
         "--score-threshold",
-        type=share,
-        default=0.5,
-        metavar="S",
-        help="of the detections to ask about, from 0 to 1 (default: 0.5)",
+        **SCORE_OPTION,
+        help="lowest score of the detections used as query points, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
-        "--class-names", metavar="FILE", help="a name a line, or a COCO annotation file"
+        "--class-names",
+        metavar="FILE",
+        help="text file with one class name per line, or a COCO annotation file",
     )
     parser.add_argument(
         "--output",
         type=path_word,
         default="output/attention",
         metavar="FOLDER",
-        help="where the files go (default: output/attention)",
+        help="output folder (default: output/attention)",
     )
     parser.add_argument("opts", **OVERRIDES)
     return parser.parse_args(argv)

@@ -131,7 +131,7 @@ class Text:
 class Device:
     """A device by torch's name. Without a GPU every CUDA name is allowed and means the CPU."""
 
-    expected: str = "cuda, cuda:<number> of a GPU that is there, or cpu"
+    expected: str = "cuda, cuda:<number> of an available GPU, or cpu"
 
     def allows(self, value: Any) -> bool:
         try:

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ import yaml
 from ..atomic_file import atomic_write
 from ..config import ConfigError, read_settings
 from ..training.files import ELSEWHERE
-from ..training.interrupt import Interrupted, stop_signals
+from ..training.interrupt import handling, raise_interrupted
 
 # arguments of Python that start a training, in a checkout and in an installation
 TRAIN = ("-m", "aa_detection", "train")
@@ -117,8 +115,8 @@ class Runs:
         Raises:
             ConfigError: another process makes runs in this folder, or an unfinished run there has
                 other settings.
-            KeyboardInterrupt, Interrupted: SIGINT, SIGTERM or SIGHUP. The running trainings were
-                told to write a checkpoint and have ended; they continue the next time.
+            Interrupted: SIGINT, SIGTERM or SIGHUP. The running trainings were told to write a
+                checkpoint and have ended; they continue the next time.
         """
         missing = [run for run in runs if self.record(run) is None]
         for run in missing:
@@ -139,7 +137,7 @@ class Runs:
                 failed.append(run)
                 report(f"{run.name}: failed, see {self.work / run.name / 'output.txt'}")
 
-        with _alone_in(self.work), _stop_raises(), ThreadPoolExecutor(jobs) as pool:
+        with _alone_in(self.work), handling(raise_interrupted), ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(make, run) for run in missing]
             try:
                 for future in futures:
@@ -252,24 +250,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
                 "folder with --work"
             ) from None
         yield
-
-
-@contextlib.contextmanager
-def _stop_raises() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into exceptions, as Python does for Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        raise Interrupted(signum)
-
-    before = {s: signal.signal(s, end) for s in stop_signals() if s != signal.SIGINT}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def _first_difference(found: Any, identity: dict[str, Any]) -> str | None:

@@ -1,11 +1,13 @@
 """End on Ctrl-C, SIGTERM or a lost terminal after writing a checkpoint."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -34,6 +36,32 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     signals = (signal.SIGINT, signal.SIGTERM)
     ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return signals if ignores_hangup else (*signals, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call `handler` on :func:`stop_signals` inside ``with``, if this is the main thread."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {signum: signal.signal(signum, handler) for signum in stop_signals()}
+    try:
+        yield
+    finally:
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
+
+
+def raise_interrupted(signum: int, frame: FrameType | None) -> None:
+    """Raise :class:`Interrupted`; a handler of signals."""
+    raise Interrupted(signum)
+
+
+def announce(signum: int) -> None:
+    """Tell the user that a signal was received and what a second one does."""
+    # no print(): the signal may arrive during a write
+    line = f"\n{signal.Signals(signum).name}: ending after this step; once more to end at once\n"
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
 
 
 class StopSignals:
@@ -86,15 +114,9 @@ class StopSignals:
                 os._exit(128 + signum)
             return
         self.received, self._received_at = signum, now
-        if os.environ.get("RANK", "0") != "0":
-            return  # the first process prints it
-        name = signal.Signals(signum).name
-        # no print(): the signal may arrive during a write
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(
-                sys.__stderr__.fileno() if sys.__stderr__ else 2,
-                f"\n{name}: ending after this step; once more to end at once\n".encode(),
-            )
+        # one process announces it: the launcher of spawned ones, the first of torchrun's
+        if multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0":
+            announce(signum)
 
 
 def leave_to_parent(worker_id: int = 0) -> None:

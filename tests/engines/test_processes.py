@@ -2,20 +2,25 @@
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from aa_detection.config import ConfigError
 from aa_detection.engines import RunOptions
-from aa_detection.engines.processes import plan_processes, run_together
+from aa_detection.engines.launch import run_together
+from aa_detection.engines.processes import plan_processes
 from aa_detection.training.failures import RunError
+from aa_detection.training.interrupt import Interrupted
 
 from .conftest import AA_CONFIG, ROOT, TINY
 
@@ -165,7 +170,7 @@ def together(code, num_gpus=2):
     return run_together(eval, (scope,), processes=plan, device="cpu")
 
 
-def test_an_error_in_one_process_ends_all():
+def test_an_error_in_one_process_ends_all(capfd):
     code = """
 from torch import distributed
 from aa_detection.config import ConfigError
@@ -177,10 +182,24 @@ distributed.barrier()  # the first waits for the one that is gone
     with pytest.raises(ConfigError, match="^SOLVER.MAX_ITER: too many$"):
         together(code)
     assert time.monotonic() - start < 120
+    assert capfd.readouterr().err == ""  # the caller prints the line
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all():
+def test_an_error_that_cannot_be_pickled_keeps_its_traceback():
+    code = """
+class Odd(Exception):
+    pass
+def broken():
+    raise Odd("of a library")
+broken()
+"""
+    with pytest.raises(ChildFailedError, match=r"in broken(.|\n)*Odd: of a library"):
+        together(code)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all(capfd):
     code = """
 import os, signal
 from torch import distributed
@@ -188,8 +207,51 @@ if distributed.get_rank() == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 distributed.barrier()
 """
-    with pytest.raises(RunError, match="process 1 of 2 .* SIGKILL"):
+    with pytest.raises(RunError, match="process 1 of 2 .* SIGKILL, .* memory"):
         together(code)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.slow
+def test_a_signal_while_processes_start_ends_them():
+    def send():
+        while not multiprocessing.active_children():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send, daemon=True).start()
+    start = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        together("import time; time.sleep(600)")
+    assert time.monotonic() - start < 120
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_killed_launcher(tmp_path):
+    code = f"""
+import os, time
+open(os.path.join({str(tmp_path)!r}, str(os.getpid())), "w")
+time.sleep(600)
+"""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
+from tests.engines.test_processes import together
+if __name__ == "__main__":
+    together({code!r})
+""")
+    launcher = subprocess.Popen(
+        [sys.executable, program], env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    end = time.monotonic() + 120
+    while len(pids := [p.name for p in tmp_path.glob("[0-9]*")]) < 2 and time.monotonic() < end:
+        time.sleep(0.1)
+    launcher.kill()
+    launcher.wait()
+    assert len(pids) == 2
+    end = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
 
 
 @pytest.mark.slow
@@ -208,8 +270,9 @@ def test_processes_share_the_cores():
             {"num_machines": 2, "machine_rank": 2, "dist_url": "tcp://10.0.0.1:5000"},
             ["--machine-rank 2"],
         ),
+        ({"dist_url": "10.0.0.1:5000"}, ["--dist-url 10.0.0.1:5000", "tcp://HOST:PORT"]),
     ],
-    ids=["GPUs", "meeting point", "rank"],
+    ids=["GPUs", "meeting point", "rank", "URL"],
 )
 def test_a_wrong_plan(options, parts):
     with pytest.raises(ConfigError) as error:

@@ -16,8 +16,9 @@ from torch import distributed, nn
 
 from ...config import ConfigError, check_averaging
 from ...training.failures import is_accident
+from ..launch import run_together
 from ..options import RunOptions
-from ..processes import Processes, plan_processes, run_together
+from ..processes import Processes, plan_processes
 from ..session import Plan, preflight, session
 from .averaging import Averaging
 from .building import build_model

@@ -24,8 +24,9 @@ from ...data import get_coco_dataset
 from ...training.best import BestMetric, best_metric
 from ...training.files import cut_metrics
 from ...training.guard import StepGuard
+from ..launch import run_together
 from ..options import RunOptions
-from ..processes import Processes, is_first_process, plan_processes, run_together
+from ..processes import Processes, is_first_process, plan_processes
 from ..session import Plan, preflight, session
 from .averaging import Averaging
 from .best import KeepBest

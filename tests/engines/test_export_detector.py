@@ -189,7 +189,7 @@ def test_an_image_without_objects(torchvision_engine, exported):
     assert [output.shape for output in outputs] == [(0, 4), (0,), (0,)]
 
 
-# ---- decoding and selection, without a network before them ------------------------------------
+# ---- decoding, selection and preprocessing, without a network ----------------------------------
 
 
 @pytest.fixture
@@ -299,6 +299,32 @@ def test_detections_are_among_the_boxes_of_all_anchors(select):
     assert box < 1e-3 and score < 1e-6
     wrong = [got[0] + 0.2, got[1]]
     assert detector_check.differences(detections, wrong, 50, (90, 75, 3))[0] > 0.1
+
+
+@pytest.mark.parametrize("order", ["BGR", "RGB"])
+def test_preprocessing(torchvision_engine, tiny_config, order):
+    """As the embedded detector's, which takes channels in the order of ``INPUT.FORMAT``."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    cfg = tiny_config(torchvision_engine, "MODEL.ATTENTION.CONV", "", "INPUT.FORMAT", order)
+    model = torchvision_engine.build_model(cfg)
+    batch = ir.Value(name="images", type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.Node("", "Identity", [batch], name="network")
+    shape = ir.Shape([1, 3, None, None])
+    (output,) = node.outputs
+    output.name, output.type, output.shape = "output", batch.type, shape
+    graph = ir.Graph([batch], [output], nodes=[node], opset_imports={"": 18}, name="images")
+    onnx_detector.add_preprocessing(graph, cfg, 32)
+    model_proto = ir.to_proto(ir.Model(graph, ir_version=10))
+    session = onnxruntime.InferenceSession(model_proto.SerializeToString())
+    for height, width in ((1, 33), (64, 96), (65, 31)):
+        image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        (got,) = session.run(None, {"image": image})
+        ordered = image if order == "RGB" else image[:, :, ::-1]
+        pixels = torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1)))
+        expected, _ = model.transform([pixels])
+        np.testing.assert_allclose(got, expected.tensors.numpy(), rtol=1e-6, atol=1e-6)
 
 
 # ---- the check ---------------------------------------------------------------------------------

@@ -1,7 +1,15 @@
-"""Export backbones to files that run without this project: ONNX and ``torch.export``."""
+"""Export detectors and backbones to files that run without this project."""
 
 from .backbone import export_backbone
 from .check import DisagreementError
+from .detector import check_detector, export_detector
 from .formats import FORMATS, check_target
 
-__all__ = ["FORMATS", "DisagreementError", "check_target", "export_backbone"]
+__all__ = [
+    "FORMATS",
+    "DisagreementError",
+    "check_detector",
+    "check_target",
+    "export_backbone",
+    "export_detector",
+]

@@ -1,17 +1,15 @@
 """Export a backbone to a file and check the file."""
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
 
-from ..config import ConfigError
 from .check import Agreement, check
 from .formats import FORMATS, check_target
-from .graph import geometry, trace
+from .graph import Features, geometry, trace
+from .replacing import replacing
 
 
 def export_backbone(
@@ -54,15 +52,7 @@ def export_backbone(
         "strides": json.dumps(sizes.strides),
     }
     kind = FORMATS[format]
-    try:
-        # in the same folder, so that a rename puts the file in place
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            unchecked = Path(folder) / file.name
-            kind.write(trace(backbone, kind.attention, sizes), metadata, unchecked)
-            for agreement in check(backbone, kind.read(unchecked), pixel_mean, pixel_std):
-                report(agreement)
-            os.replace(unchecked, file)
-    except OSError as error:
-        raise ConfigError(
-            f"--output {file}: cannot be written: {error.strerror or error}"
-        ) from None
+    with replacing(file) as unchecked:
+        kind.write(trace(Features(backbone, kind.attention), sizes), metadata, unchecked)
+        for agreement in check(backbone, kind.read(unchecked), pixel_mean, pixel_std):
+            report(agreement)

@@ -33,14 +33,12 @@ class Format:
     read: Callable[[Path], Network]
 
 
-def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], file: Path) -> None:
-    """Write one file with input ``images`` (batch, 3, height, width) and outputs by map name."""
-    from onnx_ir import Shape
-
+def to_onnx(program: torch.export.ExportedProgram) -> Any:
+    """Translate to a ``torch.onnx.ONNXProgram`` with input ``images`` and outputs by name."""
     from .onnx_attention import attention
 
     names = list(program.call_spec.out_spec.unflatten(range(program.call_spec.out_spec.num_leaves)))
-    onnx: Any = torch.onnx.export(
+    return torch.onnx.export(
         program,
         dynamo=True,
         input_names=["images"],
@@ -48,6 +46,13 @@ def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], 
         custom_translation_table={torch.ops.aa_detection.blocked_attention.default: attention},
         verbose=False,
     )
+
+
+def write_onnx(program: torch.export.ExportedProgram, metadata: dict[str, str], file: Path) -> None:
+    """Write one file with input ``images`` (batch, 3, height, width) and outputs by map name."""
+    from onnx_ir import Shape
+
+    onnx = to_onnx(program)
     graph = onnx.model.graph
     # replaces the names of torch's symbols
     graph.inputs[0].shape = Shape(["batch", 3, "height", "width"])

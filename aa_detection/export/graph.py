@@ -1,6 +1,7 @@
-"""Trace a backbone to one graph of plain operators, for any batch and image size."""
+"""Trace a network to one graph of plain operators, for any batch and image size."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,40 @@ class Features(nn.Module):
             if getattr(layer, "valid_size", None) is not None:
                 layer.valid_size = None
         return features
+
+
+class Predictions(nn.Module):
+    """Module to trace: maps a normalised, zero-padded batch to a RetinaNet's raw predictions.
+
+    These are ``(B, A * classes, H, W)`` logits and ``(B, A * 4, H, W)`` box deltas of each level,
+    for A anchors per pixel, named as :func:`prediction_names` does.
+
+    Args:
+        model: RetinaNet of either engine; it is copied.
+        levels: maps of the backbone that the head reads.
+        attention: attention backend in the graph.
+    """
+
+    def __init__(self, model: nn.Module, levels: Sequence[str], attention: str) -> None:
+        super().__init__()
+        self.features = Features(model.get_submodule("backbone"), attention)
+        self.head: Any = copy.deepcopy(model.get_submodule("head")).eval()
+        self.levels = list(levels)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features, head = self.features(images), self.head
+        predictions = {}
+        # one level after the other: detectron2's head has norms that count the levels
+        for level in self.levels:
+            logits, deltas = prediction_names(level)
+            predictions[logits] = head.cls_score(head.cls_subnet(features[level]))
+            predictions[deltas] = head.bbox_pred(head.bbox_subnet(features[level]))
+        return predictions
+
+
+def prediction_names(level: str) -> tuple[str, str]:
+    """Return the names of a level's logits and box deltas in a traced graph."""
+    return f"{level}_logits", f"{level}_deltas"
 
 
 @dataclass(frozen=True)
@@ -74,15 +109,15 @@ def geometry(backbone: nn.Module) -> Geometry:
 
 
 @torch.no_grad()
-def trace(backbone: nn.Module, attention: str, geometry: Geometry) -> torch.export.ExportedProgram:
-    """Trace :class:`Features` with dynamic batch, rows and columns."""
+def trace(network: nn.Module, geometry: Geometry) -> torch.export.ExportedProgram:
+    """Trace :class:`Features` or :class:`Predictions` with dynamic batch, rows and columns."""
     step, smallest = geometry.size_divisibility, geometry.smallest_side
     sides = {
         axis: step * torch.export.Dim(name, min=smallest // step)
         for axis, name in ((2, "height"), (3, "width"))
     }
     return torch.export.export(
-        Features(backbone, attention),
+        network,
         # sizes that are never 1 and never equal by chance
         (torch.zeros(2, 3, smallest + step, smallest + 3 * step),),
         dynamic_shapes={"images": {0: torch.export.Dim("batch"), **sides}},

@@ -57,14 +57,25 @@ def _by_query_row(
 ) -> FLOAT[...]:
     """Loop over query rows; keys ``(B, h, d_k, H * W)``, values ``(B, h, H * W, d_v)``."""
 
+    # Keys and values are states that stay the same: OpenVINO cannot read a Scan that uses values
+    # from outside. onnxscript would take the return annotation of a subgraph for the function's.
     @graph()
-    def row(q_row: FLOAT[...], bias_h_row: FLOAT[...], bias_w_row: FLOAT[...]) -> FLOAT[...]:
-        content = op.MatMul(q_row, keys)  # (B, h, W, H * W)
+    def row(  # type: ignore[no-untyped-def]
+        row_keys: FLOAT[...],
+        row_values: FLOAT[...],
+        q_row: FLOAT[...],
+        bias_h_row: FLOAT[...],
+        bias_w_row: FLOAT[...],
+    ):
+        content = op.MatMul(q_row, row_keys)  # (B, h, W, H * W)
         bias = op.Unsqueeze(bias_h_row, [-1]) + op.Unsqueeze(bias_w_row, [-2])
         weights = op.Softmax(content + op.Reshape(bias, op.Shape(content)), axis=-1)
-        return op.MatMul(weights, values)
+        row_out = op.MatMul(weights, row_values)
+        return op.Identity(row_keys), op.Identity(row_values), row_out
 
-    out = op.Scan(
+    _, _, out = op.Scan(
+        keys,
+        values,
         q,
         bias_h,
         bias_w,

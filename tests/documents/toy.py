@@ -30,7 +30,7 @@ from aa_detection.data.synthetic.drawn import DrawnDataset
 from aa_detection.data.synthetic.sample import write_sample_dataset
 from aa_detection.engines import ENGINES, RunOptions, load_engine
 from aa_detection.engines.processes import Processes, plan_processes
-from aa_detection.export import check
+from aa_detection.export import check, detector_check
 from aa_detection.layers import GATES
 from aa_detection.models import CONVS
 from aa_detection.studies import timing
@@ -238,6 +238,7 @@ def toy_scale(world: Path):
             patch.setattr(importlib.import_module("detectron2.engine"), "launch", _launch_one)
         patch.setattr(catalog, "_registered", {})
         patch.setattr(check, "SIZES", ((320, 320),))
+        patch.setattr(detector_check, "SIZES", ((97, 61),))
         patch.setattr(DrawnDataset, "write", _write_few)
         patch.setattr(timing, "ENOUGH_S", 0.0)
         patch.setattr(operator, "in_fresh_process", lambda function, *args: function(*args))

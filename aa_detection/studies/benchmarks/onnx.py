@@ -24,7 +24,7 @@ def measure(sizes: Sequence[tuple[int, int]], *, batch: int) -> Iterator[list[Ro
 def times_of(height: int, width: int, batch: int) -> dict[str, dict[str, float]]:
     """Measure milliseconds of each backbone in PyTorch and in onnxruntime."""
     from ...export.formats import FORMATS
-    from ...export.graph import geometry, trace
+    from ...export.graph import Features, geometry, trace
 
     onnx = FORMATS["onnx"]
     images = torch.randn(batch, 3, height, width)
@@ -34,7 +34,7 @@ def times_of(height: int, width: int, batch: int) -> dict[str, dict[str, float]]
         backbone = model.backbone.eval()
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "backbone.onnx"
-            onnx.write(trace(backbone, onnx.attention, geometry(backbone)), {}, file)
+            onnx.write(trace(Features(backbone, onnx.attention), geometry(backbone)), {}, file)
             network = onnx.read(file)
         cases[name, "torch_ms"] = without_gradients(partial(torch.no_grad()(backbone), images))
         cases[name, "onnx_ms"] = without_gradients(partial(network, images))

@@ -74,7 +74,7 @@ def in_precisions(
 
     from ...export.check import padded_batch
     from ...export.formats import FORMATS
-    from ...export.graph import geometry, trace
+    from ...export.graph import Features, geometry, trace
 
     def torch_network(dtype: torch.dtype) -> Callable[[Tensor], dict[str, Tensor]]:
         @torch.no_grad()
@@ -97,7 +97,7 @@ def in_precisions(
 
     onnx = FORMATS["onnx"]
     exact, dynamic, static = (folder / f"{name}.onnx" for name in ("exact", "dynamic", "static"))
-    onnx.write(trace(backbone, onnx.attention, geometry(backbone)), {}, exact)
+    onnx.write(trace(Features(backbone, onnx.attention), geometry(backbone)), {}, exact)
     # onnxruntime's convolutions with other types, including the defaults, are far slower on x86
     types = quantization.QuantType
     quantization.quantize_dynamic(exact, dynamic, weight_type=types.QUInt8)

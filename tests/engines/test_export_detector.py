@@ -12,6 +12,7 @@ import torchvision
 from PIL import Image
 
 from aa_detection import Detector
+from aa_detection.engines import load_engine
 from aa_detection.evaluation import Detections
 from aa_detection.export import (
     DisagreementError,
@@ -30,6 +31,8 @@ SIZES = ((31, 33), (96, 64), (75, 130))
 def _onnx():
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed")
+    if not importlib.util.find_spec("detectron2"):
+        pytest.importorskip("lightning", reason="Lightning is not installed")
 
 
 @pytest.fixture
@@ -76,6 +79,12 @@ def exported(confident, load_tool, tmp_path_factory):
 
 
 @pytest.fixture
+def auto_engine():
+    """One engine, because exporting takes long: detectron2 where it is installed."""
+    return load_engine("auto")
+
+
+@pytest.fixture
 def photo(sample_dataset, tmp_path):
     """An image file that is not of the network's size."""
     path = sorted((sample_dataset / "val").iterdir())[0]
@@ -94,9 +103,11 @@ def program():
     return block
 
 
+@pytest.mark.parametrize("name", ["auto", pytest.param("torchvision", marks=pytest.mark.slow)])
 def test_the_documented_program_finds_what_the_detector_finds(
-    engine, engine_name, confident, exported, photo, monkeypatch, capsys
+    name, confident, exported, photo, monkeypatch, capsys
 ):
+    engine = load_engine(name)
     (photo.parent / "detector.onnx").symlink_to(exported(engine))
     monkeypatch.chdir(photo.parent)
     capsys.readouterr()
@@ -106,7 +117,7 @@ def test_the_documented_program_finds_what_the_detector_finds(
     imports = set(re.findall(r"^(?:import|from) (\w+)", program(), re.MULTILINE))
     assert imports == {"json", "numpy", "onnxruntime", "PIL"}
 
-    detector = Detector.load(confident(engine), engine=engine_name, device="cpu")
+    detector = Detector.load(confident(engine), engine=name, device="cpu")
     found = detector.predict(str(photo), score_threshold=0)
     assert len(found) > 10 and len(set(found.class_names)) > 1
     np.testing.assert_allclose(names["boxes"], found.boxes, atol=0.1)
@@ -115,10 +126,10 @@ def test_the_documented_program_finds_what_the_detector_finds(
     assert all(line.startswith(name) for line, name in zip(lines, found.class_names, strict=True))
 
 
-def test_what_the_file_says(torchvision_engine, exported, sample_dataset):
+def test_what_the_file_says(auto_engine, exported, sample_dataset):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(exported(torchvision_engine))
+    session = onnxruntime.InferenceSession(exported(auto_engine))
     (image,) = session.get_inputs()
     assert (image.name, image.type) == ("image", "tensor(uint8)")
     assert image.shape == ["height", "width", 3]
@@ -153,9 +164,9 @@ def in_openvino(file):
     return run
 
 
-def test_in_openvino(torchvision_engine, exported):
+def test_in_openvino(auto_engine, exported):
     pytest.importorskip("openvino", reason="openvino is not installed")
-    file = exported(torchvision_engine)
+    file = exported(auto_engine)
     run = in_openvino(file)
     for size in SIZES:
         image = detector_check.patches(*size)
@@ -178,13 +189,13 @@ def test_boxes_before_suppression(engine, exported):
     assert boxes.shape == (1, anchors, 4) and scores.shape == (1, anchors, 5)
 
 
-def test_an_image_without_objects(torchvision_engine, exported):
+def test_an_image_without_objects(auto_engine, exported):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     one = onnxruntime.OrtValue.ortvalue_from_numpy(np.array(1, np.float32))
     options.add_initializer(onnx_detector.SCORE_THRESHOLD, one)
-    session = onnxruntime.InferenceSession(exported(torchvision_engine), options)
+    session = onnxruntime.InferenceSession(exported(auto_engine), options)
     outputs = session.run(None, {"image": np.zeros((50, 40, 3), np.uint8)})
     assert [output.shape for output in outputs] == [(0, 4), (0,), (0,)]
 
@@ -342,8 +353,8 @@ def test_preprocessing(torchvision_engine, tiny_config, order):
     ],
     ids=["boxes", "scores", "classes", "one missing", "NaN", "nothing"],
 )
-def test_other_detections_are_noticed(torchvision_engine, exported, monkeypatch, change, message):
-    file = exported(torchvision_engine)
+def test_other_detections_are_noticed(auto_engine, exported, monkeypatch, change, message):
+    file = exported(auto_engine)
     monkeypatch.setattr(detector_check, "SIZES", SIZES)
     detect = detector_check.OnnxDetector(file)
     assert len(list(detector_check.check(detect, file, 20))) == 3

@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         if (error.name or "aa_detection").startswith("aa_detection"):
             raise
         print(
-            f"{prog}: {error.name} is not installed; all that commands may need comes with "
-            "pip install 'aa_detection[embedded,benchmark,convert]'",
+            f"{prog}: {error.name} is not installed; pip install "
+            "'aa_detection[embedded,benchmark,convert]' installs what every command needs",
             file=sys.stderr,
         )
         return 2

@@ -23,7 +23,7 @@ COMMANDS = {
     "convert-weights": "Convert weights from one framework's names or file format to another.",
     "draw-dataset": "Draw one of the project's datasets, unless it exists already.",
     "env": "Print versions, devices, engines and backends, for a bug report.",
-    "export-model": "Export a trained detector's backbone and pyramid to ONNX or torch.export.",
+    "export-model": "Export a trained detector or its backbone to ONNX or torch.export.",
     "predict": "Detect objects in images, folders of images, videos or a webcam stream.",
     "report": "Write an HTML page about one training run, or comparing several.",
     "reproduce-gains": "Measure what attention gains, on your data or on the project's own.",

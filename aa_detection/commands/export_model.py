@@ -1,4 +1,4 @@
-"""Export a trained detector, or its backbone and pyramid, to ONNX or torch.export.
+"""Export a trained detector or its backbone to ONNX or torch.export.
 
     export_model.py --config-file aa_retinanet_R50.yaml --format onnx --output backbone.onnx \\
         MODEL.WEIGHTS model_final.pth

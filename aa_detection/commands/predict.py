@@ -4,12 +4,14 @@ Writes annotated copies and detections.json, a dataset in COCO's format with sco
 """
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ..data import DatasetError
 from ..engines import load_engine
 from ..inference.predictions import Predictions, predict
 from ..inference.sources import find_sources
@@ -106,6 +108,11 @@ def run(args: argparse.Namespace, prog: str) -> int:
             )
         except KeyboardInterrupt:
             interrupted = True
+    if predictions.skipped and not predictions.images and not interrupted:
+        with contextlib.suppress(OSError):  # it held something before
+            folder.rmdir()
+        first, *others = predictions.skipped
+        raise DatasetError(f"{first}, as {len(others)} more" if others else first)
     predictions.write(folder / "detections.json")
     print(f"{predictions.summary()}\nwritten to {folder}")
     for line in predictions.skipped:

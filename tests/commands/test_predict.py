@@ -105,6 +105,20 @@ def test_predict_skips_what_is_no_image(command, dataset, capsys, tmp_path):
     one_line(capsys, "skipped", "000002.png")
 
 
+def test_predict_writes_nothing_if_no_input_can_be_read(command, capsys, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "empty.jpg").touch()
+    assert command("predict", "--input", "broken.png", "--output", "new") == 2
+    one_line(capsys, "broken.png cannot be read")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier/detections.json").write_text("kept")
+    words = ["--input", "broken.png", "empty.jpg", "--output", "earlier"]
+    assert command("predict", *words) == 2
+    one_line(capsys, "broken.png cannot be read", "as 1 more")
+    assert (tmp_path / "earlier/detections.json").read_text() == "kept"
+
+
 def test_predict_with_names_of_a_file(command, dataset, capsys, tmp_path):
     (tmp_path / "names.txt").write_text("a\nb\nc\nd\ne\n")
     words = ["--input", str(dataset / "000001.png"), "--class-names", "names.txt"]

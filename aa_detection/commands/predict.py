@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, prog: str) -> int:
         with contextlib.suppress(OSError):  # it held something before
             folder.rmdir()
         first, *others = predictions.skipped
-        raise DatasetError(f"{first}, as {len(others)} more" if others else first)
+        raise DatasetError(f"{first}; {len(others)} more cannot be read" if others else first)
     predictions.write(folder / "detections.json")
     print(f"{predictions.summary()}\nwritten to {folder}")
     for line in predictions.skipped:

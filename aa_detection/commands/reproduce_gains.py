@@ -39,7 +39,7 @@ from ..overwriting import refuse_overwriting
 from ..studies.runs import TRAIN, Run, Runs
 from ..training.failures import exit_status
 from ..training.interrupt import Interrupted
-from .arguments import ENGINE_OPTION, add_run_options, command_parser
+from .arguments import ENGINE_OPTION, add_own_data, add_run_options, command_parser
 from .ending import run_command
 
 # The protocol, fixed before the runs; a different one needs a different folder of records.
@@ -201,13 +201,7 @@ def parse_args(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = command_parser(__doc__, "reproduce_gains.py", prog)
     own = parser.add_argument_group("your own data", "all of these together")
     own.add_argument("--config-file", type=Path, metavar="FILE", help="config of the detector")
-    for split in SPLITS:
-        own.add_argument(
-            f"--{split}-json", type=Path, metavar="FILE", help="annotations in COCO format"
-        )
-        own.add_argument(
-            f"--{split}-images", type=Path, metavar="FOLDER", help=f"image folder of --{split}-json"
-        )
+    add_own_data(own)
     own.add_argument(
         "--allow-pickle",
         action="store_true",
@@ -259,8 +253,8 @@ def run(args: argparse.Namespace, prog: str) -> int:
     if args.own:
         own = OwnData(
             args.config_file,
-            CocoDataset("train", args.train_json, args.train_images),
-            CocoDataset("val", args.val_json, args.val_images),
+            CocoDataset("train", Path(args.train_json), Path(args.train_images)),
+            CocoDataset("val", Path(args.val_json), Path(args.val_images)),
             args.allow_pickle,
         )
         labels = own.check(load_engine(engine), args.arms, args.opts)
@@ -270,7 +264,7 @@ def run(args: argparse.Namespace, prog: str) -> int:
                 for arm in args.arms
             }
         }
-        annotations = {own.name: args.val_json}
+        annotations = {own.name: Path(args.val_json)}
         table_file = args.records / own.name / "table.md"
     else:
         root = (args.work / "datasets").resolve()

@@ -52,7 +52,7 @@ def check(detect: Detect, file: Path, most: int) -> Iterator[Agreement]:
         detect: with a score threshold of 0, because few patches look like an object. The file's own
             threshold is set to 0, too.
         file: the exported detector, with or without suppression.
-        most: detections of an image.
+        most: limit on the detections of an image.
 
     Raises:
         DisagreementError: a detection has no counterpart of its class within ``BOX_TOLERANCE`` and
@@ -115,7 +115,7 @@ def differences(
     Args:
         expected: detections.
         got: detections, or the boxes and scores of all anchors before suppression.
-        most: detections of an image.
+        most: limit on the detections of an image.
         shape: of the image.
     """
     if len(got) == 2:  # of all anchors, not clipped

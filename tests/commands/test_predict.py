@@ -115,7 +115,7 @@ def test_predict_writes_nothing_if_no_input_can_be_read(command, capsys, tmp_pat
     (tmp_path / "earlier/detections.json").write_text("kept")
     words = ["--input", "broken.png", "empty.jpg", "--output", "earlier"]
     assert command("predict", *words) == 2
-    one_line(capsys, "broken.png cannot be read", "as 1 more")
+    one_line(capsys, "broken.png cannot be read", "1 more cannot be read")
     assert (tmp_path / "earlier/detections.json").read_text() == "kept"
 
 

@@ -15,6 +15,8 @@ from aa_detection.export import FORMATS, DisagreementError, check, export_backbo
 from aa_detection.layers import AAConv2d
 from aa_detection.models import AttentionSpec, augment
 
+from .conftest import resemble_trained
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = ((160, 192), (224, 160))
 SMALL_SIZES = ((96, 128), (128, 96))
@@ -235,17 +237,8 @@ def test_whole_networks_at_every_size(torchvision_engine, tmp_path, config, form
     )
     torch.manual_seed(0)
     backbone = torchvision_engine.build_model(cfg).backbone
-    for layer in backbone.modules():
-        if isinstance(layer, AAConv2d):  # "add" starts at zero, where no difference would show
-            layer.proj.reset_parameters()
     pixels = {"pixel_mean": cfg.MODEL.PIXEL_MEAN, "pixel_std": cfg.MODEL.PIXEL_STD}
-    for name, module in backbone.named_modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-        if name.endswith("bn3"):  # tame branches: random ones magnify rounding from block to block
-            torch.nn.init.constant_(module.weight, 0.2)
-    with torch.no_grad():
-        backbone.train()(check.padded_batch(2, 320, 448, **pixels))
+    resemble_trained(backbone, cfg)
     input_format = cfg.INPUT.FORMAT
     export_backbone(
         backbone.eval(),

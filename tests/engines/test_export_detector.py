@@ -20,10 +20,8 @@ from aa_detection.export import (
     export_detector,
     onnx_detector,
 )
-from aa_detection.export.check import padded_batch
-from aa_detection.layers import AAConv2d
 
-from .conftest import AA_CONFIG, ROOT, TINY
+from .conftest import AA_CONFIG, ROOT, TINY, resemble_trained
 
 SIZES = ((31, 33), (96, 64), (75, 130))
 
@@ -414,16 +412,7 @@ def test_whole_detectors_at_every_size(torchvision_engine, tmp_path, config):
     )
     torch.manual_seed(0)
     model = torchvision_engine.build_model(cfg)
-    for name, module in model.backbone.named_modules():
-        if isinstance(module, AAConv2d):  # "add" starts at zero, where no difference would show
-            module.proj.reset_parameters()
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-        if name.endswith("bn3"):  # tame branches: random ones magnify rounding from block to block
-            torch.nn.init.constant_(module.weight, 0.2)
-    with torch.no_grad():
-        pixels = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-        model.backbone.train()(padded_batch(2, 320, 448, *pixels))
+    resemble_trained(model.backbone, cfg)
     torch.nn.init.normal_(model.head.cls_score.weight, std=0.1)
     detector = TorchvisionDetector(cfg, model.eval(), {})
 

@@ -177,30 +177,31 @@ def broken(name):
     return struct.pack("<Q", len(header)) + header + b"\0\0\0"
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("empty.pth", b"", "the file is empty"),
-        ("text.pth", b"hello, I am a README\n" * 9, "damaged, or not a file of tensors"),
-        ("cut.pth", broken("pth cut"), "damaged, or not a file of tensors"),
-        ("photos.pth", broken("zip"), "damaged, or not a file of tensors"),
-        ("a.pkl", broken("pth"), "damaged, or not a pickle file"),
-        ("cut.pkl", pickle.dumps({"a": np.ones(9)})[:60], "damaged, or not a pickle file"),
-        ("text.pkl", b"hello", "damaged, or not a pickle file"),
-        ("list.pkl", pickle.dumps([1, 2]), "expected tensors by name, got list"),
-        ("none.pkl", pickle.dumps({}), "holds no tensors"),
-        ("text values.pkl", pickle.dumps({"a": "b"}), "expected a dense tensor for a, got str"),
-        (
-            "objects.pkl",
-            pickle.dumps({"a": np.array([None])}),
-            "expected a dense tensor for a, got an array of object",
-        ),
-        ("numbers.pkl", pickle.dumps({1: np.ones(2)}), "expected tensors by name, got the name 1"),
-        ("cut.safetensors", broken("safetensors"), "damaged, or not a safetensors file"),
-        ("pth.safetensors", broken("pth"), "damaged, or not a safetensors file"),
-        ("empty.safetensors", b"", "the file is empty"),
-    ],
-)
+DAMAGED = [
+    ("empty.pth", b"", "the file is empty"),
+    ("text.pth", b"hello, I am a README\n" * 9, "damaged, or not a file of tensors"),
+    ("cut.pth", broken("pth cut"), "damaged, or not a file of tensors"),
+    ("photos.pth", broken("zip"), "damaged, or not a file of tensors"),
+    ("a.pkl", broken("pth"), "damaged, or not a pickle file"),
+    ("cut.pkl", pickle.dumps({"a": np.ones(9)})[:60], "damaged, or not a pickle file"),
+    ("text.pkl", b"hello", "damaged, or not a pickle file"),
+    ("list.pkl", pickle.dumps([1, 2]), "expected tensors by name, got list"),
+    ("none.pkl", pickle.dumps({}), "holds no tensors"),
+    ("text values.pkl", pickle.dumps({"a": "b"}), "expected a dense tensor for a, got str"),
+    (
+        "objects.pkl",
+        pickle.dumps({"a": np.array([None])}),
+        "expected a dense tensor for a, got an array of object",
+    ),
+    ("numbers.pkl", pickle.dumps({1: np.ones(2)}), "expected tensors by name, got the name 1"),
+    ("cut.safetensors", broken("safetensors"), "damaged, or not a safetensors file"),
+    ("pth.safetensors", broken("pth"), "damaged, or not a safetensors file"),
+    ("empty.safetensors", b"", "the file is empty"),
+]
+
+
+# named by the file: a zip holds the time of day, and every worker has to find the same tests
+@pytest.mark.parametrize(("name", "data", "message"), DAMAGED, ids=[row[0] for row in DAMAGED])
 def test_damaged_files(tmp_path, name, data, message):
     path = tmp_path / name
     path.write_bytes(data)

@@ -5,6 +5,7 @@ inclusive pixels, parses XML with defusedxml and YOLO's names with YAML's safe l
 sizes from the images. It is an optional dependency (``aa_detection[convert]``).
 """
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +133,20 @@ def _broken_xml(annotations: Path) -> str | None:
     return None
 
 
+def _remove_claims(file: Path) -> None:
+    """Remove the licence and the dates, which supervision makes up.
+
+    The licence is the owner's to state. Without the time of day, the same dataset gives the same
+    file, by whose content records know it.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["licenses"] = []
+    for image in content["images"]:
+        image.pop("license", None)
+        image.pop("date_captured", None)
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def _write(
     classes: Sequence[str],
     paths: Sequence[str],
@@ -147,6 +162,7 @@ def _write(
     unfinished = output.with_name(f"{output.name}.unfinished")
     try:
         dataset.as_coco(annotations_path=os.fspath(unfinished))
+        _remove_claims(unfinished)
         report = check_dataset(CocoDataset(output.stem, unfinished, images))
         if report.errors:
             first = report.errors[0].first.replace(os.fspath(unfinished), os.fspath(output))

@@ -99,6 +99,15 @@ def test_voc_image_set_and_classes(convert, voc, folder):
     assert boxes == [("b.jpg", "emu", [1, 2, 1, 1], 0)]
 
 
+def test_no_licence_and_no_time_is_made_up(convert, voc, folder):
+    assert convert(voc) == 0
+    content = json.loads((folder / "out.json").read_text())
+    assert content["licenses"] == []
+    assert {key for image in content["images"] for key in image} == {
+        "id", "file_name", "height", "width",
+    }  # fmt: skip
+
+
 def test_yolo(convert, yolo, folder):
     assert convert(yolo) == 0
     assert written(folder) == (
